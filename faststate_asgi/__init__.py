@@ -1,0 +1,99 @@
+"""FastState for ASGI: server-side reactive state for Python web apps."""
+
+from .actions import Action, js
+from .answers import Dispatch, Elements, Html, Redirect, Remove, Script
+from .context import RequestContext
+from .engine import FastState, get_state_info
+from .errors import (
+    ArgumentError,
+    AuthenticationError,
+    AuthorizationError,
+    BadRequestError,
+    BodyTooLargeError,
+    ConfigurationError,
+    FastStateError,
+    InvalidStateError,
+    LeaseLostError,
+    MissingDependencyError,
+    MissingParameterError,
+    NestedTurnError,
+    NotResolvedError,
+    OverloadedError,
+    RateLimitedError,
+    ReadOnlyStateError,
+    RequestError,
+    StateNotFoundError,
+    StoreUnavailableError,
+    TurnTimeoutError,
+)
+from .events import event, fragment
+from .guards import requires_auth
+from .identity import Identity
+from .integrations.fastapi import Inject
+from .integrations.fasthtml import auth_beforeware, fasthtml_session_auth
+from .integrations.starlette import inject
+from .keys import StateKey, StateScope
+from .live import ErrorBox, Live, datastar_script
+from .middleware import FastStateMiddleware
+from .registry import StateConfig, StateRegistry, state_registry
+from .settings import Settings
+from .state import Bound, Private, ReactiveState, Signals, Writable
+from .subapp import faststate_app
+
+__all__ = [
+    "Action",
+    "ArgumentError",
+    "AuthenticationError",
+    "AuthorizationError",
+    "BadRequestError",
+    "BodyTooLargeError",
+    "Bound",
+    "ConfigurationError",
+    "Dispatch",
+    "Elements",
+    "ErrorBox",
+    "FastState",
+    "FastStateError",
+    "FastStateMiddleware",
+    "Html",
+    "Identity",
+    "Inject",
+    "InvalidStateError",
+    "LeaseLostError",
+    "Live",
+    "MissingDependencyError",
+    "MissingParameterError",
+    "NestedTurnError",
+    "NotResolvedError",
+    "OverloadedError",
+    "Private",
+    "RateLimitedError",
+    "ReactiveState",
+    "ReadOnlyStateError",
+    "Redirect",
+    "Remove",
+    "RequestContext",
+    "RequestError",
+    "Script",
+    "Settings",
+    "Signals",
+    "StateConfig",
+    "StateKey",
+    "StateNotFoundError",
+    "StateRegistry",
+    "StateScope",
+    "StoreUnavailableError",
+    "TurnTimeoutError",
+    "Writable",
+    "auth_beforeware",
+    "datastar_script",
+    "event",
+    "fasthtml_session_auth",
+    "faststate_app",
+    "fragment",
+    "get_state_info",
+    "inject",
+    "js",
+    "requires_auth",
+    "state_registry",
+]

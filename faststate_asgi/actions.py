@@ -1,0 +1,158 @@
+"""Actions: an event with its arguments as a Datastar expression, ready for ``data-on:click``.
+
+An ``Action`` is plain text. What makes it safe (no cancellation of other requests, an idempotency key per user
+action, the live header, escaped arguments) is added here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
+from urllib.parse import quote
+
+from pydantic_core import to_jsonable_python
+
+from . import frames
+from .current import mount_url
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .events import EventSpec
+
+P = ParamSpec("P")
+
+IDEMPOTENCY_HEADER = "'Idempotency-Key': crypto.getRandomValues(new Uint32Array(4)).join('-')"
+LIVE_HEADER = "'FastState-Live': ($_faststate.error = '', $_faststate.live)"
+_OPTION = re.compile(r"[A-Za-z_]\w*")
+
+
+class js(str):  # noqa: N801 - reads like a literal where it is used
+    """A JavaScript expression for the browser, such as ``js("$step * 2")``.
+
+    It is put into the page as it is: never build one from what a user typed.
+    """
+
+    __slots__ = ()
+
+
+def literal(value: Any) -> str:
+    """Return an argument as JavaScript: ``js`` as it is, everything else as inert JSON."""
+    if isinstance(value, js):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{frames.expression(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return frames.expression(to_jsonable_python(value))
+
+
+class Action(str):
+    """The text of a Datastar action; ``options`` returns one with more options."""
+
+    _verb: str
+    _url: str
+    _options: dict[str, str]
+
+    @classmethod
+    def build(cls, verb: str, url: str, options: Mapping[str, str]) -> Action:
+        """Return the action for ``verb`` on ``url`` with options whose values are JavaScript."""
+        inner = ", ".join(f"{name}: {value}" for name, value in options.items())
+        action = cls(f"@{verb}('{url}', {{{inner}}})")
+        action._verb, action._url, action._options = verb, url, dict(options)
+        return action
+
+    def options(self, **options: Any) -> Action:
+        """Return this action with Datastar options added, as ``retry="never"`` or ``open_when_hidden=True``.
+
+        ``headers`` are added to the ones that every action carries.
+        """
+        merged = dict(self._options)
+        for name, value in options.items():
+            if name == "headers":
+                extra = ", ".join(f"{frames.expression(str(k))}: {literal(v)}" for k, v in dict(value).items())
+                merged["headers"] = merged["headers"][:-1] + f", {extra}}}"
+            else:
+                merged[_camel(name)] = literal(value)
+        return Action.build(self._verb, self._url, merged)
+
+    def __html__(self) -> str:
+        return frames.attribute(self)
+
+
+def _camel(name: str) -> str:
+    """Return a Python name as Datastar writes it."""
+    if not _OPTION.fullmatch(name):
+        raise ConfigurationError(f"{name!r} is not a Datastar option")
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
+def make_action(spec: EventSpec, ids: Mapping[str, str], payload: str | None, **options: str) -> Action:
+    """Return the action that calls ``spec``.
+
+    Args:
+        spec: the event.
+        ids: record or component id for the query string.
+        payload: a JavaScript object, or None to send what Datastar sends by itself.
+        options: more options as JavaScript.
+    """
+    path, query = quote(spec.path, safe="/{}"), []
+    for name, value in ids.items():
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(value, safe=""))
+        else:
+            query.append(f"{name}={quote(value, safe='')}")
+    url = f"{mount_url()}/events/{path}" + (f"?{'&'.join(query)}" if query else "")
+    given = {} if payload is None else {"payload": payload}
+    headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}}}"
+    return Action.build(
+        spec.method.lower(), url, {**given, **options, "headers": headers, "requestCancellation": "'disabled'"}
+    )
+
+
+class ActionBuilder(Generic[P]):
+    """An event on its class: call it with the event's arguments to get the ``Action``.
+
+    Args:
+        spec: the event.
+        ids: query parameters that find the record or component, for builders made from an instance.
+        signal_of: the signal expression of a parameter that is to come from the page.
+    """
+
+    __slots__ = ("_signal_of", "ids", "spec")
+
+    def __init__(self, spec: EventSpec, ids: Mapping[str, str], signal_of: Callable[[str], str]) -> None:
+        self.spec = spec
+        self.ids = ids
+        self._signal_of = signal_of
+
+    @overload
+    def __call__(self) -> Action: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Action: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Action:
+        """Return the action; required parameters that are not given come from the page's signals."""
+        given = self.spec.bind_partial(args, kwargs)
+        wanted = {
+            name: given.get(name, None) for name in self.spec.parameters if name in given or self.spec.is_required(name)
+        }
+        return make_action(self.spec, self.ids, self._payload(wanted, given))
+
+    def form(self) -> Action:
+        """Return the action that sends the form around the element, files included."""
+        return make_action(self.spec, self.ids, None, contentType="'form'")
+
+    def from_signals(self) -> Action:
+        """Return the action that takes every parameter from the page's signal of that name."""
+        return make_action(self.spec, self.ids, self._payload(dict.fromkeys(self.spec.parameters), {}))
+
+    def _payload(self, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+        parts = (
+            f"{frames.expression(name)}: {literal(value) if name in given else self._signal_of(name)}"
+            for name, value in wanted.items()
+        )
+        return "{" + ", ".join(parts) + "}"
+
+    def __repr__(self) -> str:
+        return f"<action builder of {self.spec.path}>"

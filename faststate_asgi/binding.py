@@ -1,0 +1,405 @@
+"""From a request to the validated arguments of one event.
+
+Reads and bounds the body, finds each parameter's value (path, query, body, ``?datastar=``; the first wins) and
+validates all of them at once against the method's annotations. Injected parameters are never read from the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from typing_extensions import TypedDict
+
+from .errors import ArgumentError, BadRequestError, BodyTooLargeError, ConfigurationError
+from .events import EventSpec, resolved_hints
+from .parameters import Injected, Source, injection, is_optional
+from .patches import POISON_KEYS, Json
+
+MAX_DEPTH = 32
+MAX_FILES = 16
+MAX_FIELDS = 1000
+_POISON_BYTES = tuple(key.encode() for key in POISON_KEYS)
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The data of one request, read and parsed; lives until the event has answered."""
+
+    query: str = ""
+    path: Mapping[str, Any] = field(default_factory=dict)
+    json: Json = None
+    form: FormData | None = None
+    digest: bytes = b""
+
+    async def aclose(self) -> None:
+        """Close uploaded files."""
+        if self.form is not None:
+            await self.form.close()
+
+    @property
+    def signals(self) -> dict[str, Json]:
+        """All signals of the request."""
+        return self.json if isinstance(self.json, dict) else {}
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+async def read_incoming(
+    receive: Receive, headers: list[tuple[bytes, bytes]], method: str, query: bytes, *, max_body: int, max_file: int
+) -> Incoming:
+    """Read one request's data.
+
+    Raises:
+        BadRequestError: bad JSON, or nesting over 32 levels.
+        BodyTooLargeError: the body or a file is too large.
+        ArgumentError: keys or text that would break pages.
+    """
+    content_type = length = b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-length":
+            length = value
+    incoming = Incoming(query.decode("latin-1"))
+    if method in ("GET", "DELETE"):
+        incoming.json = _query_signals(incoming.query)
+    media = content_type.partition(b";")[0].strip().lower()
+    if media == b"multipart/form-data":
+        await _read_multipart(incoming, receive, headers, max_body, max_file)
+        return incoming
+    if length.isdigit() and int(length) > max_body:
+        raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
+    body = await _read_all(receive, max_body)
+    incoming.digest = blake2b(query + b"\n" + body, digest_size=16).digest()
+    if not body:
+        return incoming
+    if media == b"application/x-www-form-urlencoded":
+        incoming.form = FormData(_pairs(body))
+    else:
+        incoming.json = parse_json(body)
+    return incoming
+
+
+async def _read_all(receive: Receive, max_body: int) -> bytes:
+    """Return the whole body, refused as soon as it is too large."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_body:
+            raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
+        return body
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise BadRequestError("The request ended early")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_body:
+            raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+
+
+def parse_json(body: bytes) -> Json:
+    """Return the value of a JSON text that a page can hold.
+
+    Raises:
+        BadRequestError: not JSON, or nested too deeply.
+        ArgumentError: lone surrogates, or keys that break pages.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        raise BadRequestError(f"The JSON is nested more than {MAX_DEPTH} levels deep")
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as exc:
+        if "surrogate" in str(exc):
+            raise ArgumentError("The text holds half a character (a lone surrogate)") from None
+        raise BadRequestError("The body is not valid JSON") from None
+    if b"\\u" in body or any(key in body for key in _POISON_BYTES):
+        _refuse_poison(value)
+    return value
+
+
+def _depth(body: bytes) -> int:
+    """Return how deeply brackets are nested, strings left out."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in body:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > MAX_DEPTH:
+                return deepest
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _refuse_poison(value: Json) -> None:
+    if isinstance(value, dict):
+        bad = POISON_KEYS & value.keys()
+        if bad:
+            raise ArgumentError(f"The key {sorted(bad)[0]!r} is not allowed")
+        for item in value.values():
+            _refuse_poison(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_poison(item)
+
+
+def _pairs(body: bytes) -> list[tuple[str, str | UploadFile]]:
+    try:
+        return list(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except (ValueError, UnicodeDecodeError):
+        raise BadRequestError("The form cannot be read") from None
+
+
+def _query_pairs(query: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS) if query else []
+    except ValueError:
+        raise BadRequestError("The query cannot be read") from None
+
+
+def _query_signals(query: str) -> Json:
+    """Return the signals in ``?datastar=``."""
+    for name, text in _query_pairs(query) if "datastar=" in query else ():
+        if name == "datastar":
+            return parse_json(text.encode("utf-8", "surrogatepass"))
+    return None
+
+
+_typed_dict: Any = TypedDict
+"""The same, for names that are known at run time only."""
+
+
+class _LimitedParser(MultiPartParser):
+    """Starlette's parser with a bound on each file."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_file: int, max_body: int) -> None:
+        super().__init__(headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=max_body)
+        self._max_file_bytes = max_file
+        self._part_bytes = 0
+
+    def on_part_begin(self) -> None:
+        self._part_bytes = 0
+        super().on_part_begin()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part_bytes += end - start
+        if self._part_bytes > self._max_file_bytes:
+            raise BodyTooLargeError(f"A file is larger than {self._max_file_bytes} bytes")
+        super().on_part_data(data, start, end)
+
+
+async def _read_multipart(
+    incoming: Incoming, receive: Receive, headers: list[tuple[bytes, bytes]], max_body: int, max_file: int
+) -> None:
+    """Read a multipart form; files go to temporary files, their names are never used as paths."""
+    digest = blake2b(incoming.query.encode("latin-1") + b"\n", digest_size=16)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequestError("The request ended early")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > max_body + MAX_FILES * max_file:
+                raise BodyTooLargeError("The request is too large")
+            digest.update(chunk)
+            yield chunk
+            if not message.get("more_body"):
+                return
+
+    try:
+        incoming.form = await _LimitedParser(Headers(raw=headers), stream(), max_file, max_body).parse()
+    except MultiPartException as exc:
+        too_large = "exceeded" in exc.message.lower()
+        raise (BodyTooLargeError if too_large else BadRequestError)(exc.message) from None
+    except (ValueError, KeyError, UnicodeDecodeError) as exc:
+        if isinstance(exc, BodyTooLargeError | BadRequestError):
+            raise
+        raise BadRequestError("The form cannot be read") from None
+    incoming.digest = digest.digest()
+
+
+# -- binding ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """One parameter that comes from the request's data."""
+
+    name: str
+    is_text: bool
+    is_optional: bool
+    is_list: bool
+    is_structured: bool
+
+
+class Binder:
+    """Binds the data of requests to the parameters of one event; made once per event.
+
+    Raises:
+        ConfigurationError: an annotation that no request can satisfy.
+    """
+
+    def __init__(self, spec: EventSpec) -> None:
+        hints = resolved_hints(spec)
+        self.spec = spec
+        self.parameters: list[_Parameter] = []
+        self.injected: list[Injected] = []
+        fields: dict[str, Any] = {}
+        for name, parameter in list(spec.signature.parameters.items())[1:]:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            annotation = hints.get(name, Any)
+            injected = injection(name, annotation)
+            if injected is not None:
+                self.injected.append(injected)
+                continue
+            self.parameters.append(_describe(name, annotation))
+            is_required = parameter.default is inspect.Parameter.empty
+            fields[name] = typing.Required[annotation] if is_required else typing.NotRequired[annotation]
+        self.joins = [item for item in self.injected if item.source is Source.WRITABLE]
+        self._validate = self._validator(fields) if fields else None
+
+    def _validator(self, fields: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
+        shape: Any = _typed_dict("Arguments", fields)
+        shape.__pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        try:
+            adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)
+        except Exception as exc:
+            raise ConfigurationError(f"{self.spec.state_name}.{self.spec.name}: {exc}") from exc
+        return adapter.validator.validate_python
+
+    def bind(self, incoming: Incoming) -> dict[str, Any]:
+        """Return validated arguments by name; defaults are left to the method.
+
+        Raises:
+            ArgumentError: a missing or bad one, by name.
+        """
+        if self._validate is None:
+            return {}
+        data: dict[str, Any] = {}
+        query: dict[str, list[str]] | None = None
+        if incoming.query:
+            query = {}
+            for name, text in _query_pairs(incoming.query):
+                query.setdefault(name, []).append(text)
+        body, form = incoming.signals, incoming.form
+        for parameter in self.parameters:
+            name = parameter.name
+            if name in incoming.path:
+                value: Any = incoming.path[name]
+            elif query is not None and name in query:
+                value = _from_texts(query[name], parameter)
+            elif name in body:
+                value = body[name]
+            elif form is not None and name in form:
+                value = _from_texts(form.getlist(name), parameter)
+            else:
+                continue
+            if value == "" and parameter.is_optional and not parameter.is_text:
+                value = None
+            data[name] = value
+        try:
+            return self._validate(data)
+        except ValidationError as exc:
+            raise _argument_error(exc) from None
+
+
+def binder_of(spec: EventSpec) -> Binder:
+    """Return the binder of an event, made on first use."""
+    if spec.binder is None:
+        spec.binder = Binder(spec)
+    result: Binder = spec.binder
+    return result
+
+
+def _from_texts(values: list[Any], parameter: _Parameter) -> Any:
+    """Return what one name of a query or form stands for."""
+    if parameter.is_list:
+        if len(values) == 1 and isinstance(values[0], str) and values[0].startswith("["):
+            return _json_or_text(values[0])
+        return values
+    value = values[-1]
+    if parameter.is_structured and isinstance(value, str) and value:
+        return _json_or_text(value)
+    return value
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return parse_json(text.encode("utf-8", "surrogatepass"))
+    except BadRequestError:
+        return text
+
+
+def _argument_error(exc: ValidationError) -> ArgumentError:
+    """Return the 422 that names each bad field; values are not repeated."""
+    fields: dict[str, str] = {}
+    for error in exc.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in error["loc"]) or "arguments"
+        fields.setdefault(name, "Field required" if error["type"] == "missing" else error["msg"])
+    summary = "; ".join(f"{name}: {message}" for name, message in list(fields.items())[:5])
+    return ArgumentError(summary, fields=fields)
+
+
+def _describe(name: str, annotation: Any) -> _Parameter:
+    """Return what has to be known to read a parameter from texts."""
+    inner = _without_none(annotation)
+    origin = typing.get_origin(inner) or inner
+    is_list = isinstance(origin, type) and issubclass(origin, (list, tuple, set, frozenset))
+    simple = (str, int, float, bool, bytes, UploadFile)
+    is_structured = (
+        not is_list and not (isinstance(origin, type) and issubclass(origin, simple)) and _wants_json(origin)
+    )
+    return _Parameter(name, origin is str, is_optional(annotation), is_list, is_structured)
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return ``T`` of ``Optional[T]`` and ``Annotated[T, ...]``."""
+    while True:
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+            continue
+        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        if is_optional(annotation) and len(inner) == 1 and annotation is not Any:
+            annotation = inner[0]
+            continue
+        return annotation
+
+
+def _wants_json(origin: Any) -> bool:
+    """Whether text for this type is meant as JSON: dicts, models, dataclasses."""
+    if not isinstance(origin, type):
+        return False
+    is_model = hasattr(origin, "__pydantic_validator__") or hasattr(origin, "__dataclass_fields__")
+    return issubclass(origin, dict) or is_model or hasattr(origin, "__total__")

@@ -1,0 +1,239 @@
+"""One state class as JSON: the stored snapshot, the public signals, and what changed between two of them.
+
+A ``Codec`` is made once per class. It dumps with pydantic's own serializer (the stored form includes ``Private`` and
+excluded fields), loads with its validator, and knows which fields are plain scalars so that small states cost little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
+
+from .errors import InvalidStateError
+from .patches import Json, check_plain, same, wire
+
+if TYPE_CHECKING:
+    from .state import ReactiveState
+
+_PLAIN_SCHEMAS = frozenset({"int", "str", "bool", "float"})
+_PLAIN_TYPES = frozenset({int, str, bool, float, type(None)})
+
+
+@dataclass(slots=True)
+class Change:
+    """What one turn did to one state: names of changed fields and the new snapshot.
+
+    ``data`` is the stored JSON of the whole state, ``fields`` the changed fields in stored form (None until asked
+    for); ``names`` holds changed stored fields.
+    """
+
+    names: tuple[str, ...]
+    data: bytes
+
+
+class Codec:
+    """JSON forms of one state class.
+
+    Args:
+        cls: the class, complete.
+        private: names of fields that never leave the server.
+    """
+
+    def __init__(self, cls: type[ReactiveState], private: frozenset[str]) -> None:
+        self.cls = cls
+        self.stored = tuple(cls.model_fields)
+        self.public = tuple(name for name in cls.model_fields if name not in private)
+        self.computed = tuple(name for name in cls.model_computed_fields if not name.startswith("_"))
+        self.signals = (*self.public, *self.computed)
+        core: Any = cls.__pydantic_core_schema__
+        schemas = _field_schemas(core)
+        self.plain = frozenset(n for n in self.stored if n in schemas and _is_plain(schemas[n]))
+        self.is_all_plain = len(self.plain) == len(self.stored)
+        self._complex = tuple(n for n in self.stored if n not in self.plain)
+        self._dump = _storage_serializer(core).to_json
+        self._validate = cls.__pydantic_validator__.validate_json
+        self._public_dump = cls.__pydantic_serializer__.to_python
+        self.shape = blake2b("\n".join(sorted(self.stored)).encode(), digest_size=4).hexdigest()
+
+    # -- snapshots ---------------------------------------------------------------------------------------------
+
+    def dump(self, state: ReactiveState, extra: Mapping[str, Json] | None = None) -> bytes:
+        """Return the snapshot of ``state``.
+
+        Args:
+            state: the state.
+            extra: unknown fields that are carried along.
+
+        Raises:
+            InvalidStateError: a field holds what has no JSON form.
+        """
+        try:
+            data: bytes = self._dump(state, by_alias=False, warnings="none")
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError) as exc:
+            raise InvalidStateError(f"{self.cls.__name__} cannot be stored: {exc}") from None
+        if extra:
+            data = to_json({**from_json(data), **extra})
+        return data
+
+    def load(self, data: bytes) -> ReactiveState:
+        """Return a new state from a snapshot.
+
+        Raises:
+            ValidationError: the snapshot does not fit the class.
+        """
+        state = self.cls.__new__(self.cls)
+        self._validate(data, self_instance=state, by_alias=False, by_name=True)
+        return state
+
+    def unknown(self, data: bytes) -> dict[str, Json]:
+        """Return the fields of a snapshot that the class does not have."""
+        known = set(self.stored)
+        return {name: value for name, value in from_json(data).items() if name not in known}
+
+    # -- changes -----------------------------------------------------------------------------------------------
+
+    def changes(
+        self, state: ReactiveState, values: Mapping[str, Any], before: bytes, extra: Mapping[str, Json] | None = None
+    ) -> tuple[ReactiveState, Change | None]:
+        """Return the state as it is to be stored, and what changed since it was loaded.
+
+        Values that were changed in place are validated again; what validation makes of them is what is stored.
+
+        Args:
+            state: the private copy after the handler.
+            values: its ``__dict__`` as loaded (a shallow copy).
+            before: the snapshot that it was loaded from.
+            extra: unknown fields that are carried along.
+
+        Raises:
+            InvalidStateError: a field holds a value that it, or the wire, refuses.
+        """
+        now = state.__dict__
+        changed = [n for n in self.stored if n in self.plain and _differs(values.get(n), now.get(n))]
+        for name in changed:
+            _check_scalar(now.get(name), name, self.cls)
+        if self.is_all_plain:
+            return state, Change(tuple(changed), self.dump(state, extra)) if changed else None
+        data = self.dump(state, extra)
+        if data == before:
+            return state, None
+        state, data, deep = self._changed_in_place(state, data, before, extra)
+        changed += deep
+        return state, Change(tuple(changed), data) if changed else None
+
+    def _changed_in_place(
+        self, state: ReactiveState, data: bytes, before: bytes, extra: Mapping[str, Json] | None
+    ) -> tuple[ReactiveState, bytes, list[str]]:
+        """Return what ``changes`` needs to know of the fields that are not plain."""
+        new, old = self._parsed(data), from_json(before)
+        deep = [n for n in self._complex if not same(old.get(n), new.get(n)) or (n in new) != (n in old)]
+        if not deep:
+            return state, data, []
+        for name in deep:
+            check_plain(new.get(name), f"{self.cls.__name__}.{name}")
+        checked = self.validated(data)
+        again = self.dump(checked, extra)
+        return checked, again, deep
+
+    def _parsed(self, data: bytes) -> dict[str, Json]:
+        try:
+            parsed: dict[str, Json] = from_json(data, allow_inf_nan=False)
+        except ValueError as exc:
+            raise InvalidStateError(f"{self.cls.__name__} holds what JSON cannot: {exc}") from None
+        return parsed
+
+    def validated(self, data: bytes) -> ReactiveState:
+        """Return ``load(data)`` with a message about a value that its field refuses."""
+        try:
+            return self.load(data)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidStateError(f"{self.cls.__name__}.{where}: {first['msg']}") from None
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def wire_values(self, state: ReactiveState, wanted: Iterable[str]) -> dict[str, Json]:
+        """Return public fields and computed fields by name, in the form in which they travel.
+
+        Raises:
+            InvalidStateError: a value that no page can hold.
+        """
+        values = state.__dict__
+        result: dict[str, Json] = {}
+        others: set[str] = set()
+        for name in wanted:
+            if name in self.plain and type(values.get(name)) in _PLAIN_TYPES:
+                result[name] = wire(values[name], name)
+            else:
+                others.add(name)
+        if others:
+            result.update(self._dumped(state, others))
+        return result
+
+    def _dumped(self, state: ReactiveState, wanted: set[str]) -> dict[str, Json]:
+        try:
+            dumped = self._public_dump(state, mode="json", by_alias=False, include=wanted, warnings="none")
+        except PydanticSerializationError as exc:
+            raise InvalidStateError(f"{self.cls.__name__} cannot be sent: {exc}") from None
+        return {name: wire(dumped[name], name) for name in self.signals if name in wanted and name in dumped}
+
+
+def _differs(a: Any, b: Any) -> bool:
+    """Tell whether two scalars are different; ``True`` and ``1`` are."""
+    return a is not b and (type(a) is not type(b) or a != b)
+
+
+def _check_scalar(value: Any, name: str, cls: type) -> None:
+    """Refuse scalars that cannot be stored or sent."""
+    if type(value) is float or type(value) is str:
+        wire(value, f"{cls.__name__}.{name}")
+
+
+def _is_plain(schema: Any) -> bool:
+    """Whether a field's schema is a scalar that pydantic dumps as it is."""
+    while schema["type"] in ("default", "nullable") and "serialization" not in schema:
+        schema = schema["schema"]
+    return schema["type"] in _PLAIN_SCHEMAS and "serialization" not in schema
+
+
+def _field_schemas(core: Any) -> dict[str, Any]:
+    """Return the core schema of each field of a model; none if the class has a serializer of its own."""
+    node = core
+    while isinstance(node, dict) and node.get("type") != "model-fields":
+        if "serialization" in node:
+            return {}
+        node = node.get("schema")
+    return {} if node is None else {name: entry["schema"] for name, entry in node["fields"].items()}
+
+
+def _storage_serializer(core: Any) -> SchemaSerializer:
+    """Return a serializer that leaves out nothing but computed fields."""
+    # Without the flag pydantic-core takes the class's own serializer, which leaves out Private fields.
+    return SchemaSerializer(_stripped(core), None, False)
+
+
+def _stripped(node: Any) -> Any:
+    """Copy a core schema without exclusions and computed fields; NaN stays visible to the strict reader."""
+    if isinstance(node, dict):
+        copy = {}
+        for key, value in node.items():
+            if key in ("serialization_exclude", "serialization_exclude_if", "computed_fields"):
+                continue
+            copy[key] = value if key in ("metadata", "ref", "cls", "expected", "default") else _stripped(value)
+        if (
+            copy.get("type") in ("model", "dataclass", "typed-dict", "model-fields", "dataclass-args")
+            and "config" in copy
+        ):
+            copy["config"] = {**copy["config"], "ser_json_inf_nan": "constants"}
+        return copy
+    if isinstance(node, list):
+        return [_stripped(item) for item in node]
+    if isinstance(node, tuple):
+        return tuple(_stripped(item) for item in node)
+    return node

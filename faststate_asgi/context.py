@@ -1,0 +1,552 @@
+"""``RequestContext``: what ``scope["faststate"]`` is. Session, identity, states and transactions of one request.
+
+Everything is lazy. The four doors (reading, event, stream, transaction) all check by the two methods ``check`` and
+``authorize`` of this class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from starlette.requests import HTTPConnection
+
+from .errors import (
+    AuthenticationError,
+    AuthorizationError,
+    ConfigurationError,
+    LoginRedirect,
+    MissingParameterError,
+    NotResolvedError,
+    StateNotFoundError,
+)
+from .guards import Guard
+from .identity import (
+    Identity,
+    SessionRecord,
+    Ticket,
+    authenticated,
+    check_guard,
+    from_scope,
+    new_session_id,
+    new_ticket,
+    record_name,
+)
+from .keys import StateKey, StateScope, checked_id
+from .registry import StatePlan
+from .state import ReactiveState
+from .transports.base import Ended
+from .turns import Entry
+
+if TYPE_CHECKING:
+    from .engine import FastState
+
+S = TypeVar("S", bound=ReactiveState)
+Action = Literal["read", "write", "watch"]
+Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]
+_FROM_THREAD_S = 60.0
+
+
+class RequestContext:
+    """Session, identity and states of one request; made by the middleware, gone with the request.
+
+    Args:
+        engine: the engine that serves the request.
+        scope: its ASGI scope.
+        kind: what the request is; a stream never makes a session, an event always may.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ephemeral_id",
+        "_identity",
+        "_is_cleared",
+        "_is_resolved",
+        "_kind",
+        "_login",
+        "_scope",
+        "_session_id",
+        "_states",
+        "_ticket",
+        "_to_set",
+        "_was_session_used",
+        "engine",
+        "is_started",
+        "mount_url",
+    )
+
+    def __init__(self, engine: FastState, scope: Any, kind: Literal["page", "event", "stream"] = "page") -> None:
+        self.engine = engine
+        self._scope: Any = scope
+        self._kind = kind
+        self._is_resolved = False
+        self._ticket: Ticket | None = None
+        self._to_set: Ticket | None = None
+        self._is_cleared = False
+        self._login: Identity | None = None
+        self._identity: Identity | None = None
+        self._session_id: str | None = None
+        self._ephemeral_id: str | None = None
+        self._states: dict[StateKey, ReactiveState] | None = None
+        self._was_session_used = False
+        self.is_started = False
+        self.mount_url = engine.mount_url_of(scope)
+
+    def __repr__(self) -> str:
+        return f"<RequestContext {'resolved' if self._is_resolved else 'not resolved'}>"
+
+    def close(self) -> None:
+        """Let go of the scope, which refers to this object."""
+        self._scope = {}
+
+    def detached_scope(self) -> dict[str, Any]:
+        """Return what a later check of the same caller needs of the scope."""
+        names = (
+            "type",
+            "method",
+            "scheme",
+            "path",
+            "root_path",
+            "query_string",
+            "headers",
+            "client",
+            "server",
+            "user",
+            "auth",
+        )
+        return {name: self._scope[name] for name in names if name in self._scope}
+
+    # -- the request -------------------------------------------------------------------------------------------------
+
+    def header(self, name: bytes) -> str | None:
+        """Return a request header, None if it is missing."""
+        for key, value in self._scope.get("headers", ()):
+            if key == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    @property
+    def client_address(self) -> str:
+        """The caller's address as the server knows it."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else "unknown"
+
+    @property
+    def script_url(self) -> str:
+        """Where the Datastar module comes from."""
+        return self.engine.script_url(self.mount_url)
+
+    @property
+    def is_page(self) -> bool:
+        """Whether a browser asks for a page, as opposed to an event, a stream or a sub-resource."""
+        is_read = self._scope.get("method", "GET") in ("GET", "HEAD")
+        return is_read and "text/html" in (self.header(b"accept") or "") and self.header(b"datastar-request") is None
+
+    def _query(self, name: str) -> str | None:
+        for key, value in parse_qsl(self._scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
+            if key == name:
+                return value
+        return None
+
+    # -- session and identity ----------------------------------------------------------------------------------------
+
+    async def resolve(self) -> RequestContext:
+        """Find session and identity, once; everything below that is awaited does it by itself."""
+        if self._is_resolved:
+            return self
+        ticket = self.engine.cookie.read(self._scope.get("headers", ()))
+        if ticket is not None:
+            await self._take_ticket(ticket)
+        authenticate = self.engine.settings.authenticate
+        if authenticate is None:
+            self._identity = self._login or from_scope(self._scope)
+        else:
+            self._identity = await authenticated(authenticate, HTTPConnection(self._scope))
+        self._is_resolved = True
+        return self
+
+    async def _take_ticket(self, ticket: Ticket) -> None:
+        """Use a cookie, unless a logout or login made it worthless."""
+        data = (await self.engine.records.get_records([record_name(ticket.session_id)]))[0]
+        if data is None:
+            self._ticket, self._session_id = ticket, ticket.session_id
+        else:
+            record = SessionRecord.load(data)
+            if record.is_revoked:
+                return
+            self._ticket, self._session_id = ticket, record.session_id
+            self._login = record.identity if record.identity and not record.identity.is_expired else None
+
+    def _resolved(self) -> None:
+        """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
+        if self._is_resolved:
+            return
+        if _is_on_loop():
+            raise NotResolvedError('session and identity are not known yet: `await scope["faststate"].resolve()` first')
+        self._from_thread(self.resolve())
+
+    def _from_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the engine's loop from a worker thread."""
+        if _is_on_loop():
+            coroutine.close()
+            raise NotResolvedError("this is the event loop: use `await State.aget(request)` in async handlers")
+        return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result(_FROM_THREAD_S)
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the session, made if a page or event needs one; None where none may be made."""
+        self._resolved()
+        self._was_session_used = True
+        if self._session_id is None and self._can_make_session():
+            ticket = self._to_set = self._ticket = new_ticket()
+            self._session_id, self._is_cleared = ticket.session_id, False
+        elif self._ticket is not None and self._to_set is None and not self.is_started and self.is_page:
+            self._to_set = self.engine.cookie.renewed(self._ticket)
+        return self._session_id
+
+    def _can_make_session(self) -> bool:
+        mode = self.header(b"sec-fetch-mode")
+        is_wanted = self._kind == "event" or (self._kind == "page" and mode in (None, "navigate"))
+        return is_wanted and not self.is_started and self._scope.get("type") == "http"
+
+    @property
+    def cookie_id(self) -> str | None:
+        """What the request's cookie is known by; logging out ends the streams that carry it."""
+        return None if self._ticket is None else self._ticket.session_id
+
+    @property
+    def made_session_id(self) -> str | None:
+        """The id of the session if there is one by now; none is made."""
+        return self._session_id
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the request came with a valid session."""
+        self._resolved()
+        return self._session_id is not None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who is logged in, None for nobody."""
+        self._resolved()
+        self._was_session_used = True
+        return self._identity
+
+    @property
+    def login_identity(self) -> Identity | None:
+        """What ``login`` stored for this session; an ``authenticate`` of your own may fall back to it."""
+        return self._login
+
+    @property
+    def user(self) -> str | None:
+        """The id of who is logged in, None for nobody."""
+        identity = self.identity
+        return None if identity is None else identity.user_id
+
+    @property
+    def auth(self) -> str | None:
+        """The same as ``user``."""
+        return self.user
+
+    async def login(
+        self, user_id: Any, permissions: Iterable[str] | str = (), roles: Iterable[str] | str = ()
+    ) -> Identity:
+        """Log a user in: the session gets a new cookie and keeps its states, the old cookie is worthless from now on.
+
+        Raises:
+            RuntimeError: the response has begun, so no cookie can be set.
+        """
+        await self.resolve()
+        self._refuse_if_started("login")
+        identity = Identity(str(user_id), frozenset(_names(permissions)), frozenset(_names(roles)))
+        is_other_user = self._login is not None and self._login.user_id != identity.user_id
+        ticket = new_ticket()
+        session_id = ticket.session_id if is_other_user or self._session_id is None else self._session_id
+        ttl_s = self.engine.settings.session_max_age
+        records = {record_name(ticket.session_id): (SessionRecord(session_id, identity).dump(), ttl_s)}
+        old = self._ticket
+        if old is not None:
+            records[record_name(old.session_id)] = (SessionRecord(is_revoked=True).dump(), ttl_s)
+        await self.engine.records.put_records(records)
+        self._ticket = self._to_set = ticket
+        self._session_id, self._login, self._identity = session_id, identity, identity
+        self._is_cleared, self._was_session_used, self._states = False, True, None
+        if old is not None:
+            await self.engine.end_streams(Ended(session=old.session_id))
+        return identity
+
+    async def logout(self) -> None:
+        """Log out: every copy of the cookie is worthless, the session's states are gone, its streams end.
+
+        Raises:
+            RuntimeError: the response has begun, so the cookie cannot be deleted.
+        """
+        await self.resolve()
+        self._refuse_if_started("logout")
+        ticket, session_id = self._ticket, self._session_id
+        self._ticket = self._to_set = self._session_id = self._login = self._identity = None
+        self._was_session_used, self._states, self._is_cleared = True, None, True
+        if ticket is not None and session_id is not None:
+            revoked = SessionRecord(is_revoked=True).dump()
+            await self.engine.records.put_records(
+                {record_name(ticket.session_id): (revoked, self.engine.settings.session_max_age)}
+            )
+            await self.engine.clear_session_states(session_id)
+            await self.engine.end_streams(Ended(session=ticket.session_id))
+
+    def _refuse_if_started(self, what: str) -> None:
+        if self.is_started:
+            raise RuntimeError(f"{what}() came after the response had begun; call it before the first yield")
+
+    def response_headers(self, present: Iterable[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
+        """Return the headers that the use of a session asks for: cookie, ``Vary`` and ``Cache-Control``."""
+        self.is_started = True
+        result: list[tuple[bytes, bytes]] = []
+        is_secure = self._scope.get("scheme") in ("https", "wss")
+        if self._to_set is not None:
+            result.append(self.engine.cookie.header(self._to_set, is_secure=is_secure))
+        elif self._is_cleared:
+            result.append(self.engine.cookie.header(None, is_secure=is_secure))
+        if self._was_session_used:
+            names = {name.lower() for name, _ in present}
+            result.append((b"vary", b"Cookie"))
+            if b"cache-control" not in names:
+                result.append((b"cache-control", b"no-store"))
+        return result
+
+    # -- keys and doors ----------------------------------------------------------------------------------------------
+
+    def key_of(self, plan: StatePlan, record_id: Any = None, component_id: Any = None) -> StateKey:
+        """Return the key of a class's state in this request.
+
+        Raises:
+            MissingParameterError: no record or component id.
+            AuthenticationError: a user state and nobody is logged in.
+        """
+        match plan.scope:
+            case StateScope.GLOBAL:
+                return StateKey(StateScope.GLOBAL, plan.name)
+            case StateScope.SESSION:
+                return StateKey(StateScope.SESSION, plan.name, session_id=self._session_or_ephemeral())
+            case StateScope.USER:
+                user = self.user
+                if user is None:
+                    raise AuthenticationError("Please log in first")
+                return StateKey(StateScope.USER, plan.name, user_id=checked_id(user, "user id"))
+            case StateScope.COMPONENT:
+                own = self._own_id(plan, component_id, ("component_id",), ("component_id",))
+                return StateKey(
+                    StateScope.COMPONENT, plan.name, session_id=self._session_or_ephemeral(), component_id=own
+                )
+            case StateScope.RECORD:
+                named = dict.fromkeys(name for name in (plan.config.record_key, "record_id") if name)
+                own = self._own_id(plan, record_id, (*named, "id"), tuple(named))
+                return StateKey(StateScope.RECORD, plan.name, record_id=own)
+
+    def _session_or_ephemeral(self) -> str:
+        """Return the session's id; where none may be made, one that lives as long as the request."""
+        session_id = self.session_id
+        if session_id is None:
+            if self._ephemeral_id is None:
+                self._ephemeral_id = new_session_id()
+            return self._ephemeral_id
+        return session_id
+
+    def _own_id(self, plan: StatePlan, given: Any, in_path: tuple[str, ...], in_query: tuple[str, ...]) -> str:
+        """Return a record or component id: given, else from the path, else from the query."""
+        if given is None:
+            path: Any = self._scope.get("path_params") or {}
+            given = next((path[name] for name in in_path if path.get(name) is not None), None)
+        if given is None:
+            given = next((value for name in in_query if (value := self._query(name)) is not None), None)
+        if given is None:
+            raise MissingParameterError(f"{plan.name} needs the parameter {plan.id_parameter!r} in the path or query")
+        return checked_id(str(given), plan.id_parameter)
+
+    async def check(self, guard: Guard) -> None:
+        """Let the caller pass or raise; a page with ``login_url`` is sent there."""
+        await self.resolve()
+        self.check_now(guard)
+
+    def check_now(self, guard: Guard) -> None:
+        """Let the caller pass or raise, once ``resolve`` has run."""
+        if guard.is_open:
+            return
+        try:
+            check_guard(guard, self.identity)
+        except AuthenticationError as exc:
+            raise self.refusal(exc) from None
+
+    def check_from_thread(self, guard: Guard) -> None:
+        """Do the same from a worker thread."""
+        self._resolved()
+        self.check_now(guard)
+
+    def refusal(self, exc: AuthenticationError) -> AuthenticationError:
+        """Return the error as this request should get it: a redirect for a page with ``login_url``."""
+        login_url = self.engine.settings.login_url
+        if login_url is None or not self.is_page or isinstance(exc, LoginRedirect):
+            return exc
+        return LoginRedirect(str(exc.detail), headers={"Location": self.login_target()})
+
+    def login_target(self) -> str:
+        """Return ``login_url`` with a ``next`` that leads back to this request's page, on this site only."""
+        login_url = self.engine.settings.login_url or "/"
+        return with_next(
+            login_url, self._scope.get("path", "/"), self._scope.get("query_string", b"").decode("latin-1")
+        )
+
+    def login_target_from(self, referer: str | None) -> str:
+        """Return ``login_url`` with a ``next`` that leads back to the page an event came from, on this site only."""
+        login_url = self.engine.settings.login_url or "/"
+        parts = urlsplit(referer or "")
+        if parts.netloc != self.header(b"host") or not parts.path.startswith("/"):
+            return login_url
+        return with_next(login_url, parts.path, parts.query)
+
+    async def authorize(
+        self, plan: StatePlan, state: ReactiveState, action: Action, *, owner_only: bool = False
+    ) -> None:
+        """Check owner and ``authorize`` on a loaded state; the guard was checked before.
+
+        Raises:
+            AuthenticationError: nobody is logged in.
+            AuthorizationError: not for this user.
+        """
+        config = plan.config
+        if config.owner_field is None and config.authorize is None and not owner_only:
+            return
+        if config.owner_field is not None or owner_only:
+            owner, user = plan.owner_of(state), self.user
+            if user is None:
+                raise self.refusal(AuthenticationError("Please log in first"))
+            if owner is None or owner != user:
+                raise AuthorizationError("This belongs to somebody else")
+        if config.authorize is not None:
+            assert state.key is not None, "loaded states have keys"
+            result = config.authorize(self.identity, state.key, action)
+            if not (await result if inspect.isawaitable(result) else result):
+                if self.identity is None:
+                    raise self.refusal(AuthenticationError("Please log in first"))
+                raise AuthorizationError("You may not do this")
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    async def get(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
+        """Return the read-only copy of a state in this request; the same object each time.
+
+        Raises:
+            AuthenticationError, AuthorizationError: not for this caller.
+            MissingParameterError: no record or component id.
+            StateNotFoundError: never created, and there is no default.
+        """
+        await self.resolve()
+        plan = self.engine.registry.plan(cls)
+        self.check_now(plan.guard)
+        key = self._key_or_refusal(plan, record_id, component_id)
+        if self._states is None:
+            self._states = {}
+        known = self._states.get(key)
+        if known is None:
+            known = await self.engine.read(plan, key)
+            if known is None:
+                raise StateNotFoundError(f"{plan.name} does not exist")
+            await self.authorize(plan, known, "read")
+            self._states[key] = known
+        return known  # type: ignore[return-value]  # loaded for cls
+
+    def _key_or_refusal(self, plan: StatePlan, record_id: Any, component_id: Any) -> StateKey:
+        try:
+            return self.key_of(plan, record_id, component_id)
+        except AuthenticationError as exc:
+            raise self.refusal(exc) from None
+
+    def get_from_thread(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
+        """Return what ``get`` returns, in a worker thread."""
+        state: S = self._from_thread(self.get(cls, record_id=record_id, component_id=component_id))
+        return state
+
+    async def get_or_none(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S | None:
+        """Return what ``get`` returns, or None where the caller may not see it."""
+        try:
+            return await self.get(cls, record_id=record_id, component_id=component_id)
+        except (AuthenticationError, AuthorizationError, StateNotFoundError):
+            return None
+
+    @asynccontextmanager
+    async def transaction(self, *wanted: Wanted, record_id: Any = None, component_id: Any = None) -> AsyncIterator[Any]:
+        """Give private copies of states that change together when the block ends, and not if it raises.
+
+        Args:
+            wanted: a class, or several; ``(Product, 42)`` names a record or component.
+            record_id: for a single class.
+            component_id: for a single class.
+
+        Yields:
+            The state, or a tuple of states.
+        """
+        await self.resolve()
+        pairs: list[tuple[StatePlan, StateKey]] = []
+        for plan, own_id in unpacked(self.engine.registry.plan, wanted, record_id, component_id):
+            self.check_now(plan.guard)
+            is_record = plan.scope is StateScope.RECORD
+            pairs.append(
+                (plan, self._key_or_refusal(plan, own_id if is_record else None, None if is_record else own_id))
+            )
+        async with self.engine.runtime.transaction(pairs, self._check_write) as states:
+            yield states[0] if len(states) == 1 else tuple(states)
+        if self._states is not None:
+            for _, key in pairs:
+                self._states.pop(key, None)
+
+    async def _check_write(self, entry: Entry) -> None:
+        await self.authorize(entry.plan, entry.state, "write")
+
+    async def delete(self, cls: type[ReactiveState], *, record_id: Any = None, component_id: Any = None) -> None:
+        """Delete a stored state; pages that watch it get the defaults."""
+        async with self.transaction(cls, record_id=record_id, component_id=component_id) as state:
+            state.delete()
+
+
+def with_next(login_url: str, path: str, query: str) -> str:
+    """Return a login address with a ``next`` that no browser reads as another site."""
+    target = "/" + path.lstrip("/\\") + (f"?{query}" if query else "")
+    return f"{login_url}{'&' if '?' in login_url else '?'}next={quote(target, safe='/')}"
+
+
+def unpacked(
+    plan_of: Any, wanted: tuple[Wanted, ...], record_id: Any, component_id: Any
+) -> list[tuple[StatePlan, Any]]:
+    """Return each class of a transaction with its record or component id.
+
+    Raises:
+        ConfigurationError: no class at all, or an id that belongs to none of several.
+    """
+    if not wanted:
+        raise ConfigurationError("transaction() needs at least one state class")
+    single = record_id if record_id is not None else component_id
+    if single is not None and len(wanted) > 1:
+        raise ConfigurationError("with several states write (State, id) instead of record_id=")
+    result: list[tuple[StatePlan, Any]] = []
+    for item in wanted:
+        cls, own_id = item if isinstance(item, tuple) else (item, single)
+        result.append((plan_of(cls), own_id))
+    return result
+
+
+def _names(value: Iterable[str] | str) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _is_on_loop() -> bool:
+    """Whether this code runs on an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

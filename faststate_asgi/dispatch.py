@@ -1,0 +1,419 @@
+"""The event endpoint: from an ASGI request to a ``Call`` and from its outcome to an ASGI response.
+
+Raw ASGI, because a ``Request`` and a ``Response`` would cost more than the event itself. Gates come first: origin,
+session, rights, rate and size, all before the body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import frames
+from .answers import Rendered, render
+from .binding import Binder, Incoming, Receive, binder_of, read_incoming
+from .context import RequestContext
+from .current import current_context
+from .errors import (
+    AuthenticationError,
+    AuthorizationError,
+    BadRequestError,
+    OverloadedError,
+)
+from .events import EventSpec
+from .identity import check_guard
+from .keys import StateKey
+from .origins import check_origin
+from .parameters import Source
+from .registry import StatePlan
+from .responses import PROBLEM_HEADERS, Headers, describe, error_frame, header_items, location, problem_body, respond
+from .runtime import Call, StreamedCall
+from .state import ReactiveState, Signals
+from .stores.base import NO_VERSION, Answer
+from .turns import Prepared, Turn
+from .updates import Update, unchanged
+
+if TYPE_CHECKING:
+    from .engine import FastState
+
+MAX_KEY_CHARS = 64
+_NO_LIVE: frozenset[str] = frozenset()
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class EventRequest:
+    """One request for one event; lives until it is answered.
+
+    Args:
+        engine: the engine.
+        context: of the request.
+        scope: of the request.
+        plan: the class.
+        spec: the event.
+        path_params: of a custom path.
+    """
+
+    __slots__ = (
+        "binder",
+        "context",
+        "engine",
+        "idempotency_key",
+        "incoming",
+        "is_datastar",
+        "key",
+        "live",
+        "path_params",
+        "plan",
+        "receive",
+        "scope",
+        "spec",
+        "version",
+    )
+
+    def __init__(
+        self,
+        engine: FastState,
+        context: RequestContext,
+        scope: Any,
+        plan: StatePlan,
+        spec: EventSpec,
+        path_params: dict[str, Any],
+    ) -> None:
+        self.engine, self.context, self.scope = engine, context, scope
+        self.plan, self.spec, self.path_params = plan, spec, path_params
+        self.binder: Binder = binder_of(spec)
+        self.incoming = Incoming()
+        self.is_datastar = False
+        self.idempotency_key: str | None = None
+        self.live = _NO_LIVE
+        self.version = NO_VERSION
+        self._read_headers()
+
+    def _read_headers(self) -> None:
+        for name, value in self.scope["headers"]:
+            if name == b"datastar-request":
+                self.is_datastar = value == b"true"
+            elif name == b"idempotency-key":
+                self.idempotency_key = value.decode("latin-1")
+            elif name == b"faststate-live":
+                text = value.decode("latin-1")
+                self.live = _NO_LIVE if text == "undefined" else frozenset(text.split(","))
+
+    # -- before the turn ---------------------------------------------------------------------------------------------
+
+    async def call(self, receive: Receive) -> Call:
+        """Pass every gate, read the data and return the call.
+
+        Raises:
+            RequestError: at the first gate that refuses.
+        """
+        engine, context, plan, spec = self.engine, self.context, self.plan, self.spec
+        settings = engine.settings
+        if engine.runtime.is_draining:
+            raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
+        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= MAX_KEY_CHARS:
+            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
+        await context.resolve()
+        check_guard(plan.guard, context.identity)
+        check_guard(spec.options.guard, context.identity)
+        had_session = context.has_session
+        self.key = context.key_of(plan)
+        rate = spec.options.rate_limit
+        if rate is not None or plan.rate is not None:
+            engine.limit_rate(plan, spec, context)
+        self.incoming = await read_incoming(
+            receive,
+            self.scope["headers"],
+            spec.method,
+            self.scope.get("query_string", b""),
+            max_body=settings.max_body,
+            max_file=settings.max_file,
+        )
+        self.incoming.path = self.path_params
+        arguments = self.binder.bind(self.incoming)
+        names = self._names(had_session=had_session)
+        wanted = [(plan, self.key)]
+        for item in self.binder.joins:
+            assert item.state is not None, "joined parameters name a state"
+            other = engine.registry.plan(item.state)
+            check_guard(other.guard, context.identity)
+            wanted.append((other, context.key_of(other)))
+
+        async def prepare(turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
+            return await self._prepare(turn, wanted, arguments)
+
+        return Call(
+            plan=plan,
+            spec=spec,
+            key=self.key,
+            wanted=wanted,
+            prepare=prepare,
+            respond=self._respond,
+            fail=self._failed,
+            names=names,
+            digest=self.incoming.digest,
+            owner=context.made_session_id or "",
+            after=self._committed,
+        )
+
+    def _names(self, *, had_session: bool) -> tuple[str, ...]:
+        """Return under which names the answer is remembered.
+
+        A first click has no session yet, and its repetition may come with or without the cookie that the first answer
+        brought: it is found under both.
+        """
+        if self.idempotency_key is None:
+            return ()
+        tail = f"{self.spec.path}:{self.idempotency_key}"
+        session_id = self.context.made_session_id
+        own = () if session_id is None else (f"{session_id}:{tail}",)
+        return own if had_session else (f":{tail}", *own)
+
+    # -- in the turn -------------------------------------------------------------------------------------------------
+
+    async def _prepare(
+        self, turn: Turn, wanted: list[tuple[StatePlan, StateKey]], arguments: dict[str, Any]
+    ) -> tuple[ReactiveState, dict[str, Any]]:
+        """Load the states, check the caller's right to them, and complete the arguments."""
+        for plan, key in wanted:
+            entry = turn.load(plan, key, may_create=False)
+            config = plan.config
+            owner_only = plan is self.plan and self.spec.options.guard.owner_only
+            if owner_only or config.owner_field is not None or config.authorize is not None:
+                await self.context.authorize(plan, entry.state, "write", owner_only=owner_only)
+        if self.binder.injected:
+            arguments = {**arguments, **await self._injected(turn)}
+        entry = turn.entries[self.key]
+        self.version = entry.version
+        return entry.state, arguments
+
+    async def _injected(self, turn: Turn) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for item in self.binder.injected:
+            match item.source:
+                case Source.WRITABLE:
+                    assert item.state is not None, "joined parameters name a state"
+                    plan = self.engine.registry.plan(item.state)
+                    result[item.name] = turn.entries[self.context.key_of(plan)].state
+                case Source.STATE:
+                    assert item.state is not None, "state parameters name a state"
+                    getter = self.context.get_or_none if item.is_optional else self.context.get
+                    result[item.name] = await getter(item.state)
+                case Source.DATABASE | Source.ASYNC_DATABASE:
+                    result[item.name] = self.engine.database_session(item.source is Source.ASYNC_DATABASE)
+                case _:
+                    result[item.name] = self._simple(item.source)
+        return result
+
+    def _simple(self, source: Source) -> Any:
+        """Return an injected value that needs no waiting."""
+        match source:
+            case Source.REQUEST:
+                return Request({**self.scope, "faststate": self.context})
+            case Source.IDENTITY:
+                return self.context.identity
+            case Source.CONTEXT:
+                return self.context
+            case Source.SIGNALS:
+                return Signals(self.incoming.signals)
+            case Source.KEY:
+                return self.key
+            case Source.AUTH:
+                return self.context.auth
+            case _:
+                return self.scope.get("session", {})
+
+    def _committed(self, updates: list[Update]) -> None:
+        """Remember that this tab got values which its stream did not bring."""
+        missed = [update for update in updates if update.key.label not in self.live]
+        if missed and self.context.has_session and self.engine.hub.stream_count:
+            now = asyncio.get_running_loop().time()
+            self.engine.hub.note_answered(self.context.session_id or "", missed, now)
+
+    # -- after the handler -------------------------------------------------------------------------------------------
+
+    def _body(self, updates: list[Update], rendered: Rendered) -> bytes:
+        """Return the frames for the asking page, in the order signals, fragments, elements, redirect or script."""
+        parts: list[bytes] = []
+        for update in updates:
+            if update.key.label not in self.live:
+                parts += update.frames
+        own_is_live = self.spec.options.broadcast and self.key.label in self.live
+        if not own_is_live:
+            parts += rendered.elements
+        parts += rendered.last
+        return b"".join(parts)
+
+    def _render(self, prepared: Prepared, result: Any) -> Rendered:
+        """Return what the handler returned as frames, and hand broadcast elements to the update of its state."""
+        options = self.spec.options
+        if result is None:
+            return Rendered()
+        rendered = render(result, options.selector, options.mode)
+        if options.broadcast and rendered.elements:
+            own = next((update for update in prepared.updates if update.key == self.key), None)
+            if own is None:
+                own = unchanged(self.plan, self.key, self.version)
+                prepared.updates.append(own)
+            own.elements += rendered.elements
+        return rendered
+
+    def _respond(self, prepared: Prepared, result: Any) -> Answer:
+        """Return the answer of an event that did not yield."""
+        if isinstance(result, Response):
+            return self._raw(result)
+        rendered = self._render(prepared, result)
+        if rendered.response is not None:
+            return self._raw(rendered.response)
+        if rendered.redirect is not None and not self.is_datastar:
+            return self._redirect(rendered.redirect)
+        body = self._body(prepared.updates, rendered)
+        if not body:
+            return Answer(self.incoming.digest, 204, self._session_headers())
+        return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
+
+    def _raw(self, response: Response) -> Answer:
+        """Return a handler's own response as it is; one that streams cannot be remembered."""
+        headers = tuple((name, value) for name, value in response.raw_headers if name != b"content-length")
+        body = getattr(response, "body", None)
+        if not isinstance(body, bytes):
+            raise TypeError("an event can return a Response with a body only; use a generator event to stream")
+        return Answer(self.incoming.digest, response.status_code, (*headers, *self._session_headers()), body)
+
+    def _redirect(self, url: str) -> Answer:
+        headers = ((b"location", location(url)), (b"cache-control", b"no-store"), *self._session_headers())
+        return Answer(self.incoming.digest, 303, headers, b"")
+
+    def _session_headers(self) -> Headers:
+        """Return the headers that set a cookie, and what caches must know."""
+        return tuple(item for item in self.context.response_headers() if item[0] != b"cache-control")
+
+    def _failed(self, exc: BaseException) -> Answer:
+        """Return the answer of an exception, in the form that the client can read."""
+        if isinstance(exc, AuthenticationError) and self.engine.settings.login_url is not None and self.is_datastar:
+            body = frames.redirect(self._login_from_page())
+            return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
+        problem, extra = describe(exc, self.spec.path, is_debug=self.engine.settings.debug)
+        headers = (*header_items(extra), *self._session_headers())
+        if self.is_datastar:
+            return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *headers), error_frame(problem))
+        return Answer(self.incoming.digest, problem["status"], (*PROBLEM_HEADERS, *headers), problem_body(problem))
+
+    def _login_from_page(self) -> str:
+        return self.context.login_target_from(self.context.header(b"referer"))
+
+
+async def handle_event(
+    engine: FastState, context: RequestContext, scope: Any, receive: Receive, send: Send, path: str
+) -> None:
+    """Answer one request below ``/events/``."""
+    entries, path_params = engine.registry.routes(path)
+    method = scope["method"]
+    found = next((entry for entry in entries if entry[1].method == method), None)
+    if found is None:
+        await _refuse_route(send, entries, path, method)
+        return
+    plan, spec = found
+    settings = engine.settings
+    try:
+        check_origin(scope, settings.trusted_origins, settings.public_origins, is_read=method == "GET")
+    except AuthorizationError as exc:
+        problem, _ = describe(exc, path, is_debug=False)
+        await respond(send, 403, PROBLEM_HEADERS, problem_body(problem))
+        return
+    token = current_context.set(context)
+    request = EventRequest(engine, context, scope, plan, spec, path_params)
+    try:
+        await _run(engine, request, receive, send)
+    finally:
+        current_context.reset(token)
+        if request.incoming.form is not None:
+            await request.incoming.aclose()
+
+
+async def _run(engine: FastState, request: EventRequest, receive: Receive, send: Send) -> None:
+    try:
+        call = await request.call(receive)
+        if request.spec.is_generator:
+            outcome = await engine.runtime.stream(call, _emitter(request))
+            if isinstance(outcome, StreamedCall):
+                await _send_stream(request, outcome, receive, send)
+                return
+            answer = outcome
+        else:
+            answer = await engine.runtime.run(call)
+    except Exception as exc:
+        answer = request._failed(exc)
+    await _send_answer(send, answer)
+
+
+async def _send_answer(send: Send, answer: Answer) -> None:
+    """Send an answer; of one that was too large to remember only the outcome is left."""
+    if answer.body is None and answer.status == 200:
+        await respond(send, 204, [item for item in answer.headers if item[0] == b"set-cookie"])
+    else:
+        await respond(send, answer.status, answer.headers, answer.body or b"")
+
+
+def _emitter(request: EventRequest) -> Callable[[Prepared, Any], bytes]:
+    """Return what makes the body of a generator's ``yield``."""
+    return lambda prepared, yielded: request._body(prepared.updates, request._render(prepared, yielded))
+
+
+async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: Receive, send: Send) -> None:
+    """Send a generator's bodies as they come; a client that leaves interrupts nothing."""
+    streamed.readers += 1
+    gone = asyncio.get_running_loop().create_task(_until_gone(receive))
+    is_started = False
+    bodies = streamed.read()
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(bodies, None))
+            await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                return
+            body = following.result()
+            if body is None and not is_started and streamed.failure is not None:
+                await _send_answer(send, streamed.failure)
+                return
+            if not is_started:
+                headers = [*frames.SSE_HEADERS, *request._session_headers()]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                is_started = True
+            if body is None:
+                await send({"type": "http.response.body", "body": _late_failure(streamed), "more_body": False})
+                return
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    finally:
+        streamed.readers -= 1
+        gone.cancel()
+
+
+def _late_failure(streamed: StreamedCall) -> bytes:
+    """Return the last body of a stream that has begun: the error, if the generator failed."""
+    failure = streamed.failure
+    if failure is None or failure.status == 200:
+        return b"" if failure is None else failure.body or b""
+    return error_frame(json.loads(failure.body or b"{}"))
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse_route(send: Send, entries: list[tuple[StatePlan, EventSpec]], path: str, method: str) -> None:
+    """Answer 404 or 405, the same for every client."""
+    if not entries:
+        problem = {"status": 404, "title": "Not found", "detail": "There is no such event"}
+        await respond(send, 404, PROBLEM_HEADERS, problem_body(problem))
+        return
+    allowed = ", ".join(sorted({spec.method for _, spec in entries}))
+    problem = {"status": 405, "title": "Method not allowed", "detail": f"Use {allowed}"}
+    await respond(send, 405, [*PROBLEM_HEADERS, (b"allow", allowed.encode())], problem_body(problem))

@@ -1,0 +1,596 @@
+"""``FastState``: the engine. Builds everything from the settings and owns it, from open to close.
+
+The only module that names concrete stores and transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from .context import RequestContext, Wanted, unpacked
+from .current import current_context
+from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError
+from .events import EventSpec
+from .guards import Guard
+from .hub import Hub
+from .identity import SessionCookie
+from .keys import StateKey, StateScope, checked_id
+from .limits import RateLimiter, parse_rate
+from .metrics import exposition
+from .registry import StatePlan, StateRegistry, state_registry
+from .runtime import Runtime
+from .settings import MIN_KEY_BYTES, Settings, make_settings
+from .state import Bond, ReactiveState
+from .stores.base import Snapshot, Store
+from .stores.memory import MemoryStore
+from .subapp import LocalScript, SubApp, quoted_mount
+from .transports.base import Ended, Transport
+from .transports.local import LocalTransport
+from .turns import Turns
+from .updates import Update
+
+logger = logging.getLogger("faststate")
+S = TypeVar("S", bound=ReactiveState)
+TICK_S = 0.25
+PURGE_LIMIT = 1000
+
+
+class _Outside:
+    """What actions and pages see where no request is served: a fragment that another process's change redraws."""
+
+    def __init__(self, engine: FastState) -> None:
+        self._engine = engine
+
+    @property
+    def mount_url(self) -> str:
+        """Where the last request found the sub-application."""
+        return self._engine.last_mount_url
+
+    @property
+    def script_url(self) -> str:
+        """Where the Datastar module comes from."""
+        return self._engine.script_url(self.mount_url)
+
+    async def check(self, guard: Guard) -> None:
+        """Refuse: there is nobody to let pass."""
+        raise ConfigurationError("@requires_auth works inside a request only")
+
+    def check_from_thread(self, guard: Guard) -> None:
+        """Refuse: there is nobody to let pass."""
+        raise ConfigurationError("@requires_auth works inside a request only")
+
+
+class FastState:
+    """The engine: one per app and process, used by the middleware or by ``async with`` in a script.
+
+    Args:
+        registry: the state classes; by default those of ``state_registry``.
+        settings: every setting of the README's table by name.
+
+    Raises:
+        ConfigurationError: an unknown setting or a value that cannot work.
+    """
+
+    def __init__(self, *, registry: StateRegistry | None = None, **settings: Any) -> None:
+        self.settings: Settings = make_settings(settings)
+        self.registry = state_registry if registry is None else registry
+        self.subapp = SubApp(self)
+        self.local_script = LocalScript(self.settings.datastar_url) if self.settings.is_datastar_local else None
+        self.last_mount_url = self.settings.mount_path
+        self._cookie: SessionCookie | None = None
+        self._store: Store = _make_store(self.settings)
+        self._transport: Transport = LocalTransport()
+        self._limiter = RateLimiter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Lock | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._previous_handlers: dict[int, Any] = {}
+        self._hub: Hub | None = None
+        self._runtime: Runtime | None = None
+        self._users = 0
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> FastState:
+        self._users += 1
+        try:
+            await self.ensure_open()
+        except BaseException:
+            self._users -= 1
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            await self.aclose()
+
+    async def ensure_open(self) -> None:
+        """Start what has not been started on this event loop; cheap when all runs."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._opening is None or self._loop is not None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._loop is not loop:
+                await self._open(loop)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self._store.open()
+        settings = self.settings
+        self._hub = Hub(
+            self._read_one, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
+        )
+        turns = Turns(self.store_of, settings.max_waiting_per_key, self._announce)
+        self._runtime = Runtime(turns, self._hub, lambda: self._store, settings.idempotency_ttl)
+        await self._transport.open(self._hub.receive)
+        self._hub.watch, self._hub.unwatch = self._transport.watch, self._transport.unwatch
+        current_context.set(current_context.get() or _Outside(self))
+        self._loop = loop
+        task = loop.create_task(self._tick_for_ever())
+        self._background.add(task)
+        logger.info("open: store=%s", self._store.name)
+
+    async def aclose(self) -> None:
+        """Stop everything; idempotent. Running events get ``drain_timeout`` to end."""
+        if self._loop is None:
+            return
+        self.restore_signals()
+        await self.drain()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._background.clear()
+        await self.runtime.aclose()
+        await self.hub.aclose()
+        await self._transport.aclose()
+        await self._store.aclose()
+        self._loop = None
+
+    async def drain(self) -> None:
+        """Refuse new events, end all streams, and wait for events that run."""
+        self.begin_drain()
+        await self.runtime.drain(self.settings.drain_timeout)
+
+    def begin_drain(self) -> None:
+        """Refuse new events from now on and end all streams, each with its own random reconnection delay."""
+        if self._runtime is None or self._runtime.is_draining:
+            return
+        self._runtime.is_draining = True
+        self.hub.end_all()
+
+    def chain_signals(self) -> None:
+        """Hear of SIGTERM and SIGINT before the server begins to wait for open streams.
+
+        A server waits for its open responses before it sends the lifespan's shutdown, so streams must end earlier.
+        The previous handler is called as well. Only the main thread can do this; elsewhere streams end by their age.
+        """
+        if threading.current_thread() is not threading.main_thread() or self._previous_handlers:
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous = signal.getsignal(number)
+            if callable(previous):
+                self._previous_handlers[number] = previous
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.begin_drain)
+        previous = self._previous_handlers.get(number)
+        if callable(previous):
+            previous(number, frame)
+
+    def restore_signals(self) -> None:
+        """Put the previous signal handlers back where ours are still in place."""
+        if threading.current_thread() is threading.main_thread():
+            for number, previous in self._previous_handlers.items():
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, previous)
+        self._previous_handlers.clear()
+
+    async def _tick_for_ever(self) -> None:
+        """Heartbeats, ages and expiry; supervised: an error is logged and the loop goes on."""
+        tick_s = min(
+            TICK_S, self.settings.heartbeat / 4, self.settings.reauthenticate / 4, self.settings.max_stream_age / 4
+        )
+        elapsed_s = 0.0
+        while True:
+            await asyncio.sleep(tick_s)
+            elapsed_s += tick_s
+            try:
+                await self.hub.tick()
+                if elapsed_s >= 1:
+                    elapsed_s = 0.0
+                    await self._keep_house()
+            except Exception:
+                logger.exception("a background tick failed")
+
+    async def _keep_house(self) -> None:
+        """Keep watched states alive and purge expired ones."""
+        watched = [(m.key, m.plan.config.ttl) for m in self.hub.watched if m.streams]
+        lasting = [(key, ttl) for key, ttl in watched if ttl is not None]
+        if lasting:
+            await self._store.touch(lasting)
+        await self._store.purge(PURGE_LIMIT)
+        self.hub.forget_answered(asyncio.get_running_loop().time(), 60.0)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the engine runs on."""
+        if self._loop is None:
+            raise ConfigurationError("the engine is not open: use `async with FastState(...) as faststate:`")
+        return self._loop
+
+    @property
+    def hub(self) -> Hub:
+        """The process's fan-out."""
+        if self._hub is None:
+            raise ConfigurationError("the engine is not open: use `async with FastState(...) as faststate:`")
+        return self._hub
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs events and transactions."""
+        if self._runtime is None:
+            raise ConfigurationError("the engine is not open: use `async with FastState(...) as faststate:`")
+        return self._runtime
+
+    @property
+    def records(self) -> Store:
+        """Where sessions, logins and idempotency answers are kept."""
+        return self._store
+
+    @property
+    def cookie(self) -> SessionCookie:
+        """Signs and verifies session cookies."""
+        if self._cookie is None:
+            self.require_secret_key()
+            settings = self.settings
+            self._cookie = SessionCookie(
+                settings.secret_key,
+                settings.cookie_name,
+                idle_s=settings.session_idle,
+                max_age_s=settings.session_max_age,
+            )
+        return self._cookie
+
+    def require_secret_key(self) -> None:
+        """Raise ``ConfigurationError`` if requests cannot be served for want of a key."""
+        if not self.settings.secret_key:
+            raise ConfigurationError(
+                f"secret_key is missing: pass secret_key= or set FASTSTATE_SECRET_KEY to {MIN_KEY_BYTES} bytes or more "
+                '(python -c "import secrets; print(secrets.token_urlsafe(48))"), or use debug=True on your own machine'
+            )
+
+    def store_of(self, plan: StatePlan) -> Store:
+        """Return the store of a class.
+
+        Raises:
+            ConfigurationError: the class asks for a backend that the settings do not have.
+        """
+        backend = plan.config.persistence_backend
+        if backend is not None and backend != self._store.name:
+            raise ConfigurationError(
+                f'{plan.name} has persistence_backend="{backend}", but the settings only have {self._store.name}'
+            )
+        return self._store
+
+    def mount_url_of(self, scope: Any) -> str:
+        """Return where the sub-application is for a request."""
+        root_path = scope.get("root_path", "")
+        url = quoted_mount(root_path, self.settings.mount_path) if root_path else self.settings.mount_path
+        self.last_mount_url = url
+        return url
+
+    def script_url(self, mount_url: str) -> str:
+        """Return where pages load the Datastar client from."""
+        if self.local_script is None:
+            return self.settings.datastar_url
+        self.local_script.content()
+        return f"{mount_url}/datastar.js?v={self.local_script.digest}"
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def load(self, plan: StatePlan, snapshot: Snapshot | None, key: StateKey | None = None) -> ReactiveState | None:
+        """Return a read-only state; None if it was never stored and has no default.
+
+        Raises:
+            StoreUnavailableError: what is stored cannot be read; other keys are not affected.
+        """
+        if snapshot is None:
+            if not plan.has_default:
+                return None
+            state = plan.cls()
+            bond = Bond(key, read_only=True, namespace=plan.namespace)
+        else:
+            try:
+                state = plan.codec.load(snapshot.data)
+            except ValidationError as exc:
+                logger.error(
+                    "a stored %s cannot be read: %s", plan.name, exc.errors(include_input=False, include_url=False)
+                )
+                raise StoreUnavailableError(f"A stored {plan.name} cannot be read") from None
+            bond = Bond(key, snapshot.version, read_only=True, namespace=plan.namespace)
+        object.__setattr__(state, "_faststate_bond", bond)
+        return state
+
+    async def read(self, plan: StatePlan, key: StateKey) -> ReactiveState | None:
+        """Return the read-only copy of one stored state, or its default, or None."""
+        return self.load(plan, await self._read_one(plan, key), key)
+
+    async def _read_one(self, plan: StatePlan, key: StateKey) -> Snapshot | None:
+        return (await self.store_of(plan).read([key]))[0]
+
+    async def _announce(self, updates: list[Update]) -> None:
+        """Tell this process's streams, then the other processes."""
+        self.hub.publish(updates)
+
+    # -- for code without a request ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+        *wanted: Wanted,
+        user_id: Any = None,
+        session_id: str | None = None,
+        record_id: Any = None,
+        component_id: Any = None,
+    ) -> AsyncIterator[Any]:
+        """Give private copies of states that change together when the block ends, and not if it raises.
+
+        Nobody is asked for rights here: this is for your own code outside of any request.
+
+        Args:
+            wanted: a class, or several; ``(Product, 42)`` names a record or component.
+            user_id: for user states.
+            session_id: for session and component states.
+            record_id: for a single record state.
+            component_id: for a single component state.
+
+        Yields:
+            The state, or a tuple of states.
+        """
+        await self.ensure_open()
+        pairs = [
+            (plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
+            for plan, own_id in unpacked(self.registry.plan, wanted, record_id, component_id)
+        ]
+        async with self.runtime.transaction(pairs) as states:
+            yield states[0] if len(states) == 1 else tuple(states)
+
+    async def get(
+        self,
+        cls: type[S],
+        *,
+        user_id: Any = None,
+        session_id: str | None = None,
+        record_id: Any = None,
+        component_id: Any = None,
+    ) -> S:
+        """Return a read-only copy outside of any request.
+
+        Raises:
+            StateNotFoundError: never created, and there is no default.
+        """
+        await self.ensure_open()
+        ((plan, own_id),) = unpacked(self.registry.plan, (cls,), record_id, component_id)
+        state = await self.read(plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
+        if state is None:
+            raise StateNotFoundError(f"{plan.name} does not exist")
+        return state  # type: ignore[return-value]  # loaded for cls
+
+    async def delete(
+        self,
+        cls: type[ReactiveState],
+        *,
+        user_id: Any = None,
+        session_id: str | None = None,
+        record_id: Any = None,
+        component_id: Any = None,
+    ) -> None:
+        """Delete a stored state; pages that watch it get the defaults."""
+        ids = {"user_id": user_id, "session_id": session_id, "record_id": record_id, "component_id": component_id}
+        async with self.transaction(cls, **ids) as state:
+            state.delete()
+
+    async def clear_session_states(self, session_id: str) -> int:
+        """Delete the session and component states of a session, and return how many there were."""
+        await self.ensure_open()
+        keys = await self._store.delete_session(session_id)
+        for mirror in self.hub.watched:
+            if mirror.key in keys:
+                self.hub.reload(mirror)
+        return len(keys)
+
+    async def end_streams(self, which: Ended) -> None:
+        """End streams in every process."""
+        self.hub.end_streams(which)
+        await self._transport.publish([which])
+
+    @property
+    def sync(self) -> SyncFastState:
+        """The twin for worker threads."""
+        return SyncFastState(self)
+
+    # -- around ------------------------------------------------------------------------------------------------------
+
+    def limit_rate(self, plan: StatePlan, spec: EventSpec, context: RequestContext) -> None:
+        """Count one call; ``RateLimitedError`` if the caller makes too many."""
+        caller = context.made_session_id or context.client_address
+        own = parse_rate(spec.options.rate_limit, spec.path)
+        if own is not None:
+            self._limiter.take(own, caller, spec.path)
+        if plan.rate is not None:
+            self._limiter.take(plan.rate, caller, plan.name)
+
+    def database_session(self, is_async: bool) -> Any:
+        """Return a database session that commits with the event.
+
+        Raises:
+            ConfigurationError: there is no database.
+        """
+        raise ConfigurationError("a database session needs a database: set store= or database_url=")
+
+    async def health(self) -> dict[str, Any]:
+        """Return the state of each store by name."""
+        stores: dict[str, str] = {}
+        try:
+            await self.ensure_open()
+            async with asyncio.timeout(self.settings.store_timeout):
+                await self._store.ping()
+            stores[self._store.name] = "ok"
+        except (FastStateError, TimeoutError, OSError):
+            stores[self._store.name] = "down"
+        is_draining = self._runtime is not None and self._runtime.is_draining
+        status = "stopping" if is_draining else "ok" if set(stores.values()) == {"ok"} else "down"
+        return {"status": status, "stores": stores}
+
+    async def stats(self) -> dict[str, Any]:
+        """Return numbers for people who run the app; no ids of anybody."""
+        runtime, hub = self.runtime, self.hub
+        return {
+            "events_run": runtime.events_run,
+            "events_active": runtime.active,
+            "waiting": runtime.turns.mailboxes.waiting,
+            "streams": hub.stream_count,
+            "watched_states": len(hub.watched),
+            "deliveries": hub.deliveries,
+            "stored_states": await self._store.count(),
+            "registered_states": len(self.registry),
+        }
+
+    async def metrics_page(self) -> tuple[str, bytes]:
+        """Return content type and text of the numbers in Prometheus' format."""
+        return exposition(await self.stats())
+
+
+def _make_store(settings: Settings) -> Store:
+    """Return the store that ``store=`` names.
+
+    Raises:
+        ConfigurationError: an unknown one.
+    """
+    scheme = settings.store.partition(":")[0]
+    if scheme == "memory":
+        return MemoryStore(settings.idempotency_max)
+    raise ConfigurationError(f"store={scheme}: is not known; use memory:")
+
+
+def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str | None) -> StateKey:
+    """Return a key made of explicit ids.
+
+    Raises:
+        ConfigurationError: one that the scope needs is missing.
+    """
+
+    def need(value: Any, name: str) -> str:
+        if value is None:
+            raise ConfigurationError(f"{plan.name} has {plan.scope.value} scope: pass {name}=")
+        return checked_id(str(value), name)
+
+    match plan.scope:
+        case StateScope.GLOBAL:
+            return StateKey(StateScope.GLOBAL, plan.name)
+        case StateScope.SESSION:
+            return StateKey(StateScope.SESSION, plan.name, session_id=need(session_id, "session_id"))
+        case StateScope.USER:
+            return StateKey(StateScope.USER, plan.name, user_id=need(user_id, "user_id"))
+        case StateScope.COMPONENT:
+            session, own = need(session_id, "session_id"), need(own_id, "component_id")
+            return StateKey(StateScope.COMPONENT, plan.name, session_id=session, component_id=own)
+        case StateScope.RECORD:
+            return StateKey(StateScope.RECORD, plan.name, record_id=need(own_id, "record_id"))
+
+
+class _SyncTransaction:
+    """A transaction held open on the engine's loop for a block in a thread."""
+
+    def __init__(self, engine: FastState, wanted: Sequence[Wanted], ids: dict[str, Any]) -> None:
+        self._engine, self._wanted, self._ids = engine, wanted, ids
+        self._entered: Any = None
+        self._finish: Callable[[BaseException | None], None] = lambda exc: None
+        self._done: Any = None
+
+    def __enter__(self) -> Any:
+        loop = self._engine.loop
+        entered: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._done = asyncio.run_coroutine_threadsafe(self._hold(entered), loop)
+        self._done.add_done_callback(lambda done: _pass_on(done, entered))
+        return entered.result()
+
+    async def _hold(self, entered: Any) -> None:
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[BaseException | None] = loop.create_future()
+
+        def finish(exc: BaseException | None) -> None:
+            loop.call_soon_threadsafe(finished.set_result, exc)
+
+        self._finish = finish
+        async with self._engine.transaction(*self._wanted, **self._ids) as states:
+            entered.set_result(states)
+            exc = await finished
+            if exc is not None:
+                raise exc
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self._finish(exc)
+        try:
+            self._done.result()
+        except BaseException as raised:
+            if raised is not exc:
+                raise
+
+
+def _pass_on(done: Any, entered: concurrent.futures.Future[Any]) -> None:
+    """Give the waiting thread the error of a transaction that did not begin."""
+    if not entered.done():
+        entered.set_exception(done.exception() or RuntimeError("the transaction ended before it began"))
+
+
+class SyncFastState:
+    """``FastState`` for worker threads; the engine runs on an event loop of another thread.
+
+    Args:
+        engine: the open engine.
+    """
+
+    def __init__(self, engine: FastState) -> None:
+        self._engine = engine
+
+    def transaction(self, *wanted: Wanted, **ids: Any) -> _SyncTransaction:
+        """Do what ``FastState.transaction`` does, as a plain ``with`` block."""
+        return _SyncTransaction(self._engine, wanted, ids)
+
+    def get(self, cls: type[S], **ids: Any) -> S:
+        """Return a read-only copy."""
+        state: S = self._run(self._engine.get(cls, **ids))
+        return state
+
+    def delete(self, cls: type[ReactiveState], **ids: Any) -> None:
+        """Delete a stored state."""
+        self._run(self._engine.delete(cls, **ids))
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop).result()
+
+
+def get_state_info(registry: StateRegistry | None = None, engine: FastState | None = None) -> dict[str, Any]:
+    """Return what a debugger wants to see: registered classes with their scopes, and how many copies are held."""
+    known = registry or (engine.registry if engine is not None else state_registry)
+    return {
+        "registered_states": [{"class_name": plan.name, "scope": plan.scope.value} for plan in known.plans],
+        "cached_instances": 0 if engine is None else len(engine.hub.watched),
+    }

@@ -1,0 +1,116 @@
+"""Who may pass a door: ``Guard``, and ``requires_auth`` for events and plain routes alike.
+
+What a guard asks for is said here; whether an identity satisfies it is decided in ``identity.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .current import CurrentContext, current_context
+from .errors import ConfigurationError, shorten
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Who may pass: any logged-in user, and any one of the permissions, and any one of the roles, and the owner."""
+
+    requires_auth: bool = False
+    permissions: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    owner_only: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody passes."""
+        return not (self.requires_auth or self.permissions or self.roles or self.owner_only)
+
+    def joined(self, other: Guard) -> Guard:
+        """Return the guard that lets through what both let through, when only one names permissions or roles."""
+        return Guard(
+            self.requires_auth or other.requires_auth,
+            self.permissions | other.permissions,
+            self.roles | other.roles,
+            self.owner_only or other.owner_only,
+        )
+
+
+OPEN = Guard()
+
+
+def names(value: Iterable[str] | str | None, what: str) -> frozenset[str]:
+    """Return permissions or roles as a set; a single text counts as one name."""
+    items = [value] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(item, str) and item for item in items):
+        raise ConfigurationError(f"{what} must be names, not {shorten(value)}")
+    return frozenset(items)
+
+
+def make_guard(
+    requires_auth: bool, permissions: Iterable[str] | str | None, roles: Iterable[str] | str | None, owner_only: bool
+) -> Guard:
+    """Return a guard; naming permissions, roles or the owner implies that somebody is logged in."""
+    allowed, wanted = names(permissions, "permissions"), names(roles, "roles")
+    return Guard(bool(requires_auth or allowed or wanted or owner_only), allowed, wanted, owner_only)
+
+
+def requires_auth(
+    permissions: Iterable[str] | str | None = None,
+    roles: Iterable[str] | str | None = None,
+    owner_only: bool = False,
+) -> Callable[[F], F]:
+    """Let only those pass who are logged in and have any of the permissions and any of the roles.
+
+    Below ``@event`` it says the same as the event's own arguments; on a FastHTML or Starlette route it guards the
+    route (401, 403, or a redirect to ``login_url``).
+
+    Args:
+        permissions: any one of them is enough; None asks for none.
+        roles: any one of them is enough; None asks for none.
+        owner_only: only the owner of the state (events only).
+    """
+    guard = make_guard(True, permissions, roles, owner_only)
+
+    def decorate(func: F) -> F:
+        if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
+            guarded: Callable[..., Any] = functools.wraps(func)(lambda *args, **kwargs: func(*args, **kwargs))
+        elif inspect.iscoroutinefunction(func):
+            guarded = _guarded_async(func, guard)
+        else:
+            guarded = _guarded_sync(func, guard)
+        guarded.__faststate_guard__ = guard  # type: ignore[attr-defined]  # read by @event
+        return guarded  # type: ignore[return-value]  # same signature by functools.wraps
+
+    return decorate
+
+
+def _context() -> CurrentContext:
+    """Return the request's context, or say what is missing."""
+    context = current_context.get()
+    if context is None:
+        raise ConfigurationError("@requires_auth needs the app to be wrapped: app = FastStateMiddleware(app, ...)")
+    return context
+
+
+def _guarded_async(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    @functools.wraps(func)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        await _context().check(guard)
+        return await func(*args, **kwargs)
+
+    return guarded
+
+
+def _guarded_sync(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    @functools.wraps(func)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        _context().check_from_thread(guard)
+        return func(*args, **kwargs)
+
+    return guarded

@@ -1,0 +1,271 @@
+"""Who asks: ``Identity``, the session cookie, authenticators, and whether a guard is satisfied.
+
+Owns the cookie's form and its signature. Records of logins are kept by a store; reading them is ``context.py``'s.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from hashlib import blake2b, sha256
+from typing import Any, TypeAlias
+
+from itsdangerous import BadSignature, Signer
+from starlette.authentication import AuthenticationBackend
+from starlette.requests import HTTPConnection
+
+from .errors import AuthenticationError, AuthorizationError, ConfigurationError, shorten
+from .guards import Guard
+
+CLOCK_TOLERANCE_S = 600.0
+_CACHED_COOKIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A logged-in user: id as text, permissions, roles, and when it ends (aware UTC, None for never)."""
+
+    user_id: str
+    permissions: frozenset[str] = field(default_factory=frozenset)
+    roles: frozenset[str] = field(default_factory=frozenset)
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if str(self.user_id or "") == "":
+            raise ValueError("Identity needs a user_id; return None for an anonymous visitor")
+        object.__setattr__(self, "user_id", str(self.user_id))
+        for name in ("permissions", "roles"):
+            value: Iterable[str] | str = getattr(self, name)
+            object.__setattr__(self, name, frozenset([value] if isinstance(value, str) else value or ()))
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            object.__setattr__(self, "expires_at", self.expires_at.replace(tzinfo=timezone.utc))
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether ``expires_at`` has passed."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(timezone.utc)
+
+
+Authenticator: TypeAlias = Callable[[HTTPConnection], Identity | str | None | Awaitable[Identity | str | None]]
+
+
+def check_guard(guard: Guard, identity: Identity | None) -> None:
+    """Let ``identity`` pass a guard's requirements, all but the owner's.
+
+    Raises:
+        AuthenticationError: nobody is logged in.
+        AuthorizationError: who is logged in has none of the permissions or roles.
+    """
+    if guard.is_open:
+        return
+    if identity is None:
+        raise AuthenticationError("Please log in first")
+    if guard.permissions and not guard.permissions & identity.permissions:
+        raise AuthorizationError("You do not have the permission for this")
+    if guard.roles and not guard.roles & identity.roles:
+        raise AuthorizationError("You do not have the role for this")
+
+
+def as_identity(value: Any) -> Identity | None:
+    """Return what an authenticator gave as an identity.
+
+    Raises:
+        ConfigurationError: it gave something else.
+    """
+    if value is None or isinstance(value, Identity):
+        return None if value is None or value.is_expired else value
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return Identity(str(value)) if value != "" else None
+    raise ConfigurationError(
+        f"authenticate must return an Identity, a user id or None, not {shorten(type(value).__name__)}"
+    )
+
+
+async def authenticated(authenticate: Any, connection: HTTPConnection) -> Identity | None:
+    """Return the identity that a callable or a Starlette ``AuthenticationBackend`` finds."""
+    if isinstance(authenticate, AuthenticationBackend):
+        found = await authenticate.authenticate(connection)
+        return None if found is None else from_starlette(found[1], found[0].scopes)
+    result = authenticate(connection)
+    return as_identity(await result if inspect.isawaitable(result) else result)
+
+
+def from_starlette(user: Any, scopes: Iterable[str]) -> Identity | None:
+    """Return the identity in Starlette's ``scope["user"]`` and ``scope["auth"]``; scopes are permissions."""
+    if not getattr(user, "is_authenticated", False):
+        return None
+    for name in ("identity", "id", "username", "display_name"):
+        try:
+            value = getattr(user, name)
+        except (AttributeError, NotImplementedError):
+            continue
+        if value not in (None, ""):
+            return Identity(str(value), frozenset(scopes), frozenset(getattr(user, "roles", ())))
+    return None
+
+
+def from_scope(scope: Mapping[str, Any]) -> Identity | None:
+    """Return the identity that an outer ``AuthenticationMiddleware`` left in the scope."""
+    user, auth = scope.get("user"), scope.get("auth")
+    if isinstance(user, str):
+        return Identity(user) if user else None
+    return None if user is None else from_starlette(user, getattr(auth, "scopes", ()))
+
+
+# -- the session cookie ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds)."""
+
+    token: str
+    issued_at_s: float
+    renewed_at_s: float
+
+    @property
+    def session_id(self) -> str:
+        """The session id of this token, which does not reveal it."""
+        return _digest(self.token)
+
+
+def new_ticket() -> Ticket:
+    """Return a ticket with 256 random bits."""
+    now_s = float(int(time.time()))
+    return Ticket(secrets.token_urlsafe(32), now_s, now_s)
+
+
+def new_session_id() -> str:
+    """Return the id of a session that no cookie will name."""
+    return _digest(secrets.token_urlsafe(32))
+
+
+def _digest(token: str) -> str:
+    return urlsafe_b64encode(blake2b(token.encode(), digest_size=24, person=b"faststate.sid").digest()).decode()
+
+
+class SessionCookie:
+    """Signs and verifies the session cookie; several keys: the first signs, all verify."""
+
+    def __init__(self, keys: Iterable[str], name: str, *, idle_s: float, max_age_s: float) -> None:
+        self._keys = list(keys)
+        self._idle_s, self._max_age_s = idle_s, max_age_s
+        self.name = name
+        self.host_name = f"__Host-{name}"
+        self._signer = Signer(
+            list(reversed(self._keys)), salt="faststate.session", key_derivation="hmac", digest_method=sha256
+        )
+        self._verified: OrderedDict[str, Ticket] = OrderedDict()
+
+    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Ticket | None:
+        """Return the ticket in a request's headers; None without one, with two, or with one that does not verify."""
+        values = []
+        for name, value in headers:
+            if name == b"cookie":
+                for part in value.split(b";"):
+                    key, _, content = part.strip().partition(b"=")
+                    decoded = key.decode("latin-1")
+                    if decoded == self.name or decoded == self.host_name:
+                        values.append(content.decode("latin-1"))
+        if len(values) != 1:
+            return None
+        return self.verify(values[0])
+
+    def verify(self, text: str) -> Ticket | None:
+        """Return the ticket in a cookie's value, None if it is not ours or too old."""
+        ticket = self._verified.get(text)
+        if ticket is None:
+            ticket = self._unsign(text)
+            if ticket is None:
+                return None
+            self._verified[text] = ticket
+            if len(self._verified) > _CACHED_COOKIES:
+                self._verified.popitem(last=False)
+        now_s = time.time()
+        if not -CLOCK_TOLERANCE_S <= now_s - ticket.issued_at_s <= self._max_age_s:
+            return None
+        return ticket if now_s - ticket.renewed_at_s <= self._idle_s else None
+
+    def renewed(self, ticket: Ticket) -> Ticket | None:
+        """Return the ticket with a new date if a page should set the cookie again, else None."""
+        now_s = float(int(time.time()))
+        return replace(ticket, renewed_at_s=now_s) if now_s - ticket.renewed_at_s > self._idle_s / 14 else None
+
+    def _unsign(self, text: str) -> Ticket | None:
+        if len(text) > 512:
+            return None
+        try:
+            token, issued, renewed = self._signer.unsign(text).decode("ascii").split(".")
+            return Ticket(token, float(int(issued, 36)), float(int(renewed, 36)))
+        except (BadSignature, ValueError, UnicodeError):
+            return None
+
+    def value(self, ticket: Ticket) -> str:
+        """Return the cookie's value for a ticket."""
+        return self._signer.sign(
+            f"{ticket.token}.{_base36(int(ticket.issued_at_s))}.{_base36(int(ticket.renewed_at_s))}"
+        ).decode()
+
+    def header(self, ticket: Ticket | None, *, is_secure: bool) -> tuple[bytes, bytes]:
+        """Return the ``Set-Cookie`` header that sets the ticket, or deletes the cookie for None."""
+        name = self.host_name if is_secure else self.name
+        value, age = ("", 0) if ticket is None else (self.value(ticket), int(self._idle_s))
+        secure = "; Secure" if is_secure else ""
+        return b"set-cookie", f"{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}".encode("latin-1")
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, rest = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+    return digits or "0"
+
+
+# -- records of logins -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """What a store knows of a cookie after a login or logout.
+
+    ``is_revoked`` makes the cookie worthless; else ``session_id`` is the session that it continues.
+    """
+
+    session_id: str = ""
+    identity: Identity | None = None
+    is_revoked: bool = False
+
+    def dump(self) -> bytes:
+        """Return the stored form."""
+        who = self.identity
+        document: dict[str, Any] = {"sid": self.session_id, "revoked": self.is_revoked}
+        if who is not None:
+            expires = None if who.expires_at is None else who.expires_at.isoformat()
+            document["user"] = [who.user_id, sorted(who.permissions), sorted(who.roles), expires]
+        return json.dumps(document).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> SessionRecord:
+        """Return the record that ``dump`` wrote; what cannot be read counts as revoked."""
+        try:
+            document = json.loads(data)
+            who = document.get("user")
+            identity = who and Identity(
+                who[0], frozenset(who[1]), frozenset(who[2]), who[3] and datetime.fromisoformat(who[3])
+            )
+            return cls(document["sid"], identity or None, document["revoked"])
+        except (ValueError, KeyError, TypeError, IndexError):
+            return cls(is_revoked=True)
+
+
+def record_name(session_id: str) -> str:
+    """Return the name under which a store keeps the record of a cookie."""
+    return f"login:{session_id}"

@@ -1,0 +1,1 @@
+"""One file per web framework; none of them patches anything."""

@@ -1,0 +1,80 @@
+"""FastHTML: ``auth_beforeware`` and FastHTML's own signed session as a source of identity.
+
+States are injected by FastHTML's own ``__from_request__`` protocol, which ``ReactiveState`` implements.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from itsdangerous import BadSignature, TimestampSigner
+from starlette.requests import HTTPConnection
+
+from ..errors import ConfigurationError, shorten
+from ..identity import Identity
+
+
+def auth_beforeware() -> Callable[[HTTPConnection], Any]:
+    """Return a function for ``before=``: FastHTML's un-annotated ``auth`` parameter is then the user's id."""
+
+    async def set_auth(req: HTTPConnection) -> None:
+        context = req.scope.get("faststate")
+        if context is None:
+            raise ConfigurationError("auth_beforeware() needs the app to be wrapped in FastStateMiddleware")
+        await context.resolve()
+        req.scope["auth"] = context.auth
+
+    set_auth.__annotations__ = {"req": HTTPConnection}
+    return set_auth
+
+
+def fasthtml_session_auth(app: Any, key: str = "auth") -> Callable[[HTTPConnection], Identity | str | None]:
+    """Return an ``authenticate`` that reads FastHTML's own session cookie.
+
+    ``sess[key] = user_id`` in a FastHTML login route is enough. The value may also be a dict with ``user_id``,
+    ``permissions`` and ``roles``.
+
+    Args:
+        app: the FastHTML app (before it is wrapped).
+        key: the entry of its session that holds the user.
+
+    Raises:
+        ConfigurationError: the app is no FastHTML app.
+    """
+    secret, name = getattr(app, "secret_key", None), getattr(app, "session_cookie", None)
+    if not secret or not name:
+        raise ConfigurationError(f"fasthtml_session_auth() takes the FastHTML app, not {shorten(type(app).__name__)}")
+    signer = TimestampSigner(str(secret))
+    max_age_s = 365 * 24 * 3600
+
+    def authenticate(connection: HTTPConnection) -> Identity | str | None:
+        return _identity(_session(connection, signer, name, max_age_s).get(key))
+
+    return authenticate
+
+
+def _session(connection: HTTPConnection, signer: TimestampSigner, name: str, max_age_s: int) -> dict[str, Any]:
+    """Return the content of a valid session cookie, empty without one."""
+    cookie: SimpleCookie = SimpleCookie()
+    try:
+        cookie.load(connection.headers.get("cookie", ""))
+        payload = signer.unsign(cookie[name].value.encode(), max_age=max_age_s)
+        data = json.loads(b64decode(payload))
+    except (BadSignature, KeyError, ValueError, CookieError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _identity(value: Any) -> Identity | str | None:
+    """Return the identity that a session entry means."""
+    if isinstance(value, dict):
+        if value.get("user_id") in (None, ""):
+            return None
+        return Identity(
+            str(value["user_id"]), frozenset(value.get("permissions", ())), frozenset(value.get("roles", ()))
+        )
+    return None if value in (None, "") else str(value)

@@ -1,0 +1,120 @@
+"""Keys of states: the five scopes, the frozen ``StateKey`` and its text form.
+
+Ids are percent-quoted inside the text form, so no id can forge another key. Nothing here knows about requests.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import quote, unquote
+
+from .errors import BadRequestError
+
+MAX_ID_BYTES = 256
+_NAMESPACE = uuid.UUID("7d6f3f0e-2a55-5c4b-9d0f-3b1f5f1c7a10")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class StateScope(str, Enum):
+    """Who shares one instance of a state."""
+
+    GLOBAL = "global"
+    SESSION = "session"
+    USER = "user"
+    COMPONENT = "component"
+    RECORD = "record"
+
+
+def quoted(part: str) -> str:
+    """Quote one id for use inside a key's text form."""
+    return quote(part, safe="")
+
+
+def checked_id(value: str, what: str) -> str:
+    """Return ``value`` if it can be an id, else raise ``BadRequestError``.
+
+    Args:
+        value: at most 256 bytes of UTF-8 without control characters, not empty.
+        what: the parameter's name, for the message.
+    """
+    try:
+        size_bytes = len(value.encode())
+    except UnicodeEncodeError:
+        size_bytes = 0
+    if not 0 < size_bytes <= MAX_ID_BYTES or _UNSAFE.search(value):
+        raise BadRequestError(f"{what} must be 1 to {MAX_ID_BYTES} bytes of text without control characters")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class StateKey:
+    """What one stored state is addressed by; ``str(key)`` is its text form.
+
+    Only the ids that the scope uses are set: ``session_id`` for SESSION and COMPONENT, ``user_id`` for USER,
+    ``component_id`` for COMPONENT and ``record_id`` for RECORD.
+    """
+
+    scope: StateScope
+    name: str
+    session_id: str | None = None
+    user_id: str | None = None
+    component_id: str | None = None
+    record_id: str | None = None
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self._text())
+
+    def _text(self) -> str:
+        name = quoted(self.name)
+        match self.scope:
+            case StateScope.GLOBAL:
+                return f"global:{name}"
+            case StateScope.SESSION:
+                return f"session:{quoted(self.session_id or '')}:{name}"
+            case StateScope.USER:
+                return f"user:{quoted(self.user_id or '')}:{name}"
+            case StateScope.COMPONENT:
+                return f"component:{quoted(self.session_id or '')}:{quoted(self.component_id or '')}:{name}"
+            case StateScope.RECORD:
+                return f"record:{name}:{quoted(self.record_id or '')}"
+
+    @classmethod
+    def parse(cls, text: str) -> StateKey:
+        """Return the key whose text form is ``text``; ``ValueError`` if there is none."""
+        kind, *parts = text.split(":")
+        ids = [unquote(part) for part in parts]
+        match kind, ids:
+            case "global", [name]:
+                return cls(StateScope.GLOBAL, name)
+            case "session", [session_id, name]:
+                return cls(StateScope.SESSION, name, session_id=session_id)
+            case "user", [user_id, name]:
+                return cls(StateScope.USER, name, user_id=user_id)
+            case "component", [session_id, component_id, name]:
+                return cls(StateScope.COMPONENT, name, session_id=session_id, component_id=component_id)
+            case "record", [name, record_id]:
+                return cls(StateScope.RECORD, name, record_id=record_id)
+        raise ValueError(f"not the text form of a state key: {text[:80]!r}")
+
+    @property
+    def own_id(self) -> str | None:
+        """The record or component id, which tells two instances of one class in a page apart."""
+        return self.record_id if self.record_id is not None else self.component_id
+
+    @property
+    def label(self) -> str:
+        """How pages and streams name this state: ``Name`` or ``Name:<quoted id>``."""
+        name = quoted(self.name)
+        return name if self.own_id is None else f"{name}:{quoted(self.own_id)}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def state_id(key: StateKey) -> str:
+    """Return the UUID that belongs to ``key``, the same on every machine (RFC 9562, version 5)."""
+    return str(uuid.uuid5(_NAMESPACE, key.text))

@@ -1,0 +1,141 @@
+"""What pages hold: ``Live`` opens the stream, ``ErrorBox`` shows errors, ``datastar_script`` loads the client.
+
+Everything renders to markup that is inert as text and exact as data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from . import frames
+from .current import current_context, mount_url
+from .errors import ConfigurationError
+from .patches import Json, merge
+from .settings import DATASTAR_CDN
+
+if TYPE_CHECKING:
+    from .state import ReactiveState
+
+# Retries for ever: the server spreads reconnects by its own `retry:` lines. No signal is sent with a stream.
+_STREAM_OPTIONS = (
+    "retry: 'always', retryMaxCount: Infinity, retryMaxWait: 30000, "
+    "requestCancellation: 'disabled', filterSignals: {include: /^$/}"
+)
+_ON_FETCH = (
+    "evt.detail.el === el && ['error', 'retrying', 'retries-failed', 'finished'].includes(evt.detail.type) && "
+    "($_faststate.connected = false, $_faststate.live = '')"
+)
+
+
+class Markup(str):
+    """Markup that templates, FastHTML and Datastar helpers put into a page unescaped."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return str(self)
+
+    def __ft__(self) -> Markup:
+        return self
+
+
+def _tag(name: str, attributes: Iterable[tuple[str, str | None]], content: str = "") -> Markup:
+    """Return one element; attributes with None have no value."""
+    inner = "".join(f" {key}" if value is None else f' {key}="{frames.attribute(value)}"' for key, value in attributes)
+    return Markup(f"<{name}{inner}>{content}</{name}>")
+
+
+class _Rendered:
+    """Something that becomes markup when the page is rendered."""
+
+    def __html__(self) -> str:
+        raise NotImplementedError
+
+    def __ft__(self) -> Markup:
+        return Markup(self.__html__())
+
+    def __str__(self) -> str:
+        return self.__html__()
+
+
+class Live(_Rendered):
+    """The element that seeds the page's signals and keeps these states up to date over one stream.
+
+    Args:
+        states: read-only copies that belong to this request.
+
+    Raises:
+        ConfigurationError: no state, or one that was not read from a request.
+    """
+
+    def __init__(self, *states: ReactiveState) -> None:
+        if not states:
+            raise ConfigurationError("Live() needs at least one state")
+        for state in states:
+            if state.key is None:
+                raise ConfigurationError(
+                    f"Live({type(state).__name__}) needs a state that was injected or read with aget(request)"
+                )
+        self.states = states
+
+    @property
+    def labels(self) -> str:
+        """The value of ``states=`` in the stream's address."""
+        return ",".join(dict.fromkeys(state.key.label for state in self.states if state.key is not None))
+
+    def __html__(self) -> str:
+        seeds: dict[str, Json] = {}
+        for state in self.states:
+            merge(seeds, state.signals())
+        seeds["_faststate"] = {"error": "", "connected": False, "live": self.labels}
+        address = frames.expression(f"{mount_url()}/sse?states={self.labels}")[1:-1]
+        name = blake2b(self.labels.encode(), digest_size=4).hexdigest()
+        return _tag(
+            "div",
+            [
+                ("id", f"faststate-live-{name}"),
+                ("hidden", None),
+                ("data-signals", frames.expression(seeds)),
+                ("data-on:datastar-fetch", _ON_FETCH),
+                ("data-init", f"@get('{address}', {{{_STREAM_OPTIONS}}})"),
+            ],
+        )
+
+
+class ErrorBox(_Rendered):
+    """The element that shows ``$_faststate.error`` and is gone when there is none.
+
+    Args:
+        cls: its class attribute.
+        id: its id.
+    """
+
+    def __init__(self, cls: str = "faststate-error", id: str = "faststate-error") -> None:  # noqa: A002 - the attribute's name
+        self.cls, self.id = cls, id
+
+    def __html__(self) -> str:
+        return _tag(
+            "div",
+            [
+                ("id", self.id),
+                ("class", self.cls),
+                ("role", "alert"),
+                ("data-show", "!!$_faststate.error"),
+                ("data-text", "$_faststate.error ? ($_faststate.error.detail || $_faststate.error.title) : ''"),
+            ],
+        )
+
+
+class DatastarScript(_Rendered):
+    """The module script of the Datastar client, addressed when the page is rendered."""
+
+    def __html__(self) -> str:
+        context = current_context.get()
+        return _tag("script", [("type", "module"), ("src", DATASTAR_CDN if context is None else context.script_url)])
+
+
+def datastar_script() -> DatastarScript:
+    """Return the script element for the page's head; it may be made at import time."""
+    return DatastarScript()

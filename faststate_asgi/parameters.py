@@ -1,0 +1,115 @@
+"""Which parameters of events and routes are injected, and from where. None of these is read from a request's data.
+
+Types are recognised by their names, so that a database driver or a later layer need not be imported for it.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+
+class Marker:
+    """Marks an annotation."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+WRITABLE = Marker("Writable")
+
+
+class Source(Enum):
+    """Where an injected parameter comes from."""
+
+    REQUEST = "request"
+    IDENTITY = "identity"
+    CONTEXT = "context"
+    SIGNALS = "signals"
+    KEY = "key"
+    AUTH = "auth"
+    SESSION = "session"
+    DATABASE = "database session"
+    ASYNC_DATABASE = "async database session"
+    STATE = "state"
+    WRITABLE = "writable state"
+
+
+_BY_NAME = {
+    "req": Source.REQUEST,
+    "request": Source.REQUEST,
+    "auth": Source.AUTH,
+    "sess": Source.SESSION,
+    "session": Source.SESSION,
+}
+_BY_TYPE = {
+    "faststate_asgi.Identity": Source.IDENTITY,
+    "faststate_asgi.RequestContext": Source.CONTEXT,
+    "faststate_asgi.Signals": Source.SIGNALS,
+    "faststate_asgi.StateKey": Source.KEY,
+    "sqlalchemy.AsyncSession": Source.ASYNC_DATABASE,
+    "sqlalchemy.Session": Source.DATABASE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """One parameter that never comes from the request's data."""
+
+    name: str
+    source: Source
+    state: type[Any] | None = None
+    is_optional: bool = False
+
+
+def injection(name: str, annotation: Any) -> Injected | None:
+    """Return how a parameter is injected, None if it comes from the request's data."""
+    state = state_in(annotation)
+    if state is not None:
+        metadata = getattr(annotation, "__metadata__", ())
+        source = Source.WRITABLE if WRITABLE in metadata else Source.STATE
+        return Injected(name, source, state, is_optional(annotation))
+    source_of_type = _by_type(annotation)
+    if source_of_type is not None:
+        return Injected(name, source_of_type)
+    return Injected(name, _BY_NAME[name]) if name in _BY_NAME else None
+
+
+def _by_type(annotation: Any) -> Source | None:
+    """Return the source that a parameter's type implies."""
+    if not isinstance(annotation, type) or typing.get_origin(annotation) is not None:
+        return None
+    if issubclass(annotation, HTTPConnection):
+        return Source.REQUEST
+    names = {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in annotation.__mro__}
+    return next((source for name, source in _BY_TYPE.items() if name in names), None)
+
+
+def state_in(annotation: Any) -> type[Any] | None:
+    """Return the state class in ``State``, ``Annotated[State, ...]``, ``Optional[State]`` or ``State | None``."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return state_in(typing.get_args(annotation)[0])
+    if origin is typing.Union or origin is types.UnionType:
+        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        return state_in(inner[0]) if len(inner) == 1 else None
+    if isinstance(annotation, type) and origin is None and hasattr(annotation, "__faststate_events__"):
+        return annotation
+    return None
+
+
+def is_optional(annotation: Any) -> bool:
+    """Tell whether ``None`` satisfies an annotation."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return is_optional(typing.get_args(annotation)[0])
+    return annotation is None or annotation is Any or type(None) in typing.get_args(annotation)

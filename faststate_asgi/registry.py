@@ -1,0 +1,387 @@
+"""``StateConfig`` and ``StateRegistry``: which state classes there are, how each is scoped and guarded, and its events.
+
+``state_registry`` is the one module-level object of the package: users declare states at import time.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from starlette.routing import compile_path
+
+from .codec import Codec
+from .errors import ConfigurationError, shorten
+from .events import EventSpec
+from .guards import Guard, make_guard, names
+from .keys import StateScope
+from .limits import Rate, parse_rate
+from .parameters import state_in
+from .patches import Json
+from .state import ReactiveState
+
+if TYPE_CHECKING:
+    from .identity import Identity
+    from .keys import StateKey
+
+logger = logging.getLogger("faststate.registry")
+S = TypeVar("S", bound=ReactiveState)
+
+Backend = Literal["memory", "database", "redis"]
+Authorize = Callable[["Identity | None", "StateKey", Literal["read", "write", "watch"]], "bool | Awaitable[bool]"]
+BACKENDS = frozenset({"memory", "database", "redis"})
+_NAME = re.compile(r"[A-Za-z]\w*")
+_OWN_ID_SCOPES = frozenset({StateScope.RECORD, StateScope.COMPONENT})
+FALLBACK_OWNER = "user_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=False)
+class StateConfig:
+    """How a state class is shared, stored and guarded.
+
+    Args:
+        scope: who shares one instance.
+        requires_auth: somebody must be logged in; implied by ``USER`` scope, permissions, roles and ``owner_field``.
+        ttl: seconds without a write after which the state is as never stored; None keeps it.
+        auto_persist: keep it in a durable store.
+        permissions: any one of them is enough.
+        roles: any one of them is enough.
+        persistence_backend: ``"memory"``, ``"database"`` or ``"redis"``; None lets the settings decide.
+        expire: with ``auto_persist``, ``ttl`` deletes the durable state too.
+        owner_field: the field with the owner's user id; nobody else passes any door.
+        authorize: ``(identity, key, action)`` with action ``"read"``, ``"write"`` or ``"watch"``; sync or async.
+        public: says that everybody may see and change every record.
+        record_key: the request parameter that holds the record id.
+        create: a missing row of a ``table=True`` state is made from defaults.
+        namespace: nests the signals under this name; True means the class name.
+        name: the name in keys and URLs; the class name by default.
+        rate_limit: such as ``"5/s"``, per session, for each event.
+        schema_version: of the stored form; ``upgrade(data, from_version)`` brings older ones up.
+        upgrade: see ``schema_version``.
+    """
+
+    scope: StateScope = StateScope.SESSION
+    requires_auth: bool = False
+    ttl: float | None = None
+    auto_persist: bool = False
+    permissions: Iterable[str] = ()
+    roles: Iterable[str] = ()
+    persistence_backend: Backend | None = None
+    expire: bool = False
+    owner_field: str | None = None
+    authorize: Authorize | None = None
+    public: bool = False
+    record_key: str | None = None
+    create: bool = False
+    namespace: str | bool | None = None
+    name: str | None = None
+    rate_limit: str | None = None
+    schema_version: int = 1
+    upgrade: Callable[[dict[str, Json], int], dict[str, Json]] | None = None
+
+
+@dataclass(slots=True)
+class StatePlan:
+    """One registered class: its config checked and everything that requests look up."""
+
+    cls: type[ReactiveState]
+    name: str
+    config: StateConfig
+    guard: Guard
+    rate: Rate | None
+    events: Mapping[str, EventSpec]
+    namespace: str | None
+    has_default: bool
+    codec: Codec = field(repr=False)
+
+    @property
+    def scope(self) -> StateScope:
+        """Who shares one instance."""
+        return self.config.scope
+
+    @property
+    def id_parameter(self) -> str:
+        """The request parameter that holds the record or component id."""
+        if self.scope is StateScope.COMPONENT:
+            return "component_id"
+        return self.config.record_key or "record_id"
+
+    def owner_of(self, state: ReactiveState) -> str | None:
+        """Return the owner's user id, None if there is no owner (nobody passes then)."""
+        if self.config.owner_field is None and self.scope is StateScope.USER:
+            return None if state.key is None else state.key.user_id
+        value = getattr(state, self.config.owner_field or FALLBACK_OWNER, None)
+        return None if value is None or value == "" else str(value)
+
+
+class StateRegistry:
+    """Known state classes by name and their events by path; usable from any thread that does not race itself."""
+
+    def __init__(self) -> None:
+        self._plans: dict[type[ReactiveState], StatePlan] = {}
+        self._by_name: dict[str, StatePlan] = {}
+        self._routes: dict[str, list[tuple[StatePlan, EventSpec]]] = {}
+        self._patterns: list[tuple[re.Pattern[str], Mapping[str, Any], str]] = []
+
+    # -- registration ----------------------------------------------------------------------------------------------
+
+    def register(self, cls: type[S], config: StateConfig | None = None) -> type[S]:
+        """Make a state class known; the same class with the same config may be registered again.
+
+        Raises:
+            ConfigurationError: a config that cannot work, a name that is taken, two events on one path. Nothing is
+                registered then.
+        """
+        if not (isinstance(cls, type) and issubclass(cls, ReactiveState)) or cls is ReactiveState:
+            raise ConfigurationError(f"register() takes a subclass of ReactiveState, not {shorten(cls)}")
+        known = self._plans.get(cls)
+        if known is not None:
+            if config is None or config == known.config or _normal(cls, config) == known.config:
+                return cls
+            raise ConfigurationError(f"{cls.__name__} is registered already, with another StateConfig")
+        plan = make_plan(cls, config or StateConfig())
+        other = self._by_name.get(plan.name)
+        if other is not None:
+            raise ConfigurationError(
+                f"two state classes are named {plan.name!r}: {_place(other.cls)} and {_place(cls)}; "
+                f'register one as StateConfig(name="Another{plan.name}")'
+            )
+        self._check_routes(plan)
+        self._report_shared_signals(plan)
+        self._add(plan)
+        return cls
+
+    def _add(self, plan: StatePlan) -> None:
+        cls = plan.cls
+        for spec in plan.events.values():
+            spec.state_name = plan.name
+            if spec.path not in self._routes and "{" in spec.path:
+                pattern, _, convertors = compile_path("/" + spec.path)
+                self._patterns.append((pattern, convertors, spec.path))
+            self._routes.setdefault(spec.path, []).append((plan, spec))
+        cls.__faststate_namespace__ = plan.namespace
+        cls.__faststate_needs_id__ = plan.scope in _OWN_ID_SCOPES
+        cls.__faststate_id_parameter__ = plan.id_parameter
+        self._plans[cls] = self._by_name[plan.name] = plan
+
+    def _check_routes(self, plan: StatePlan) -> None:
+        """Refuse two events with one path and method."""
+        seen: set[tuple[str, str]] = set()
+        for spec in plan.events.values():
+            path = spec.options.custom_path or f"{plan.name}/{spec.name}"
+            taken = {(path, other.method) for _, other in self._routes.get(path, ())}
+            if (path, spec.method) in seen | taken:
+                raise ConfigurationError(f"{plan.name}.{spec.name}: another event answers {spec.method} {path}")
+            seen.add((path, spec.method))
+
+    def _report_shared_signals(self, plan: StatePlan) -> None:
+        """Log flat states that share a signal name: in one page they would overwrite each other."""
+        if plan.namespace is not None:
+            return
+        mine = set(plan.codec.signals)
+        for other in self._plans.values():
+            shared = mine & set(other.codec.signals) if other.namespace is None else set()
+            if shared:
+                logger.warning(
+                    "states %s and %s share the signals %s; in one page they overwrite each other: "
+                    "give one a StateConfig(namespace=True)",
+                    other.name,
+                    plan.name,
+                    ", ".join(sorted(shared)),
+                )
+
+    def unregister(self, cls: type[ReactiveState]) -> None:
+        """Forget a class; unknown ones are ignored."""
+        plan = self._plans.pop(cls, None)
+        if plan is None:
+            return
+        del self._by_name[plan.name]
+        for path in [path for path, entries in self._routes.items() if any(p is plan for p, _ in entries)]:
+            self._routes[path] = [entry for entry in self._routes[path] if entry[0] is not plan]
+            if not self._routes[path]:
+                del self._routes[path]
+                self._patterns = [entry for entry in self._patterns if entry[2] != path]
+
+    def clear(self) -> None:
+        """Forget every class."""
+        for cls in list(self._plans):
+            self.unregister(cls)
+
+    # -- look-up ---------------------------------------------------------------------------------------------------
+
+    def plan(self, cls: type[ReactiveState]) -> StatePlan:
+        """Return what is known of a class; one that was never registered gets ``StateConfig()``."""
+        plan = self._plans.get(cls)
+        if plan is None:
+            self.register(cls)
+            plan = self._plans[cls]
+        return plan
+
+    def named(self, name: str) -> StatePlan | None:
+        """Return the plan of the class with this name, declared but unregistered classes included."""
+        plan = self._by_name.get(name)
+        if plan is None and _NAME.fullmatch(name):
+            found = [cls for cls in _declared(ReactiveState) if cls.__name__ == name and cls not in self._plans]
+            if len(found) == 1:
+                plan = self.plan(found[0])
+        return plan
+
+    def routes(self, path: str) -> tuple[list[tuple[StatePlan, EventSpec]], dict[str, Any]]:
+        """Return the events below ``/events/`` at ``path``, and the path's parameters; empty if there are none."""
+        entries = self._routes.get(path)
+        if entries is not None:
+            return entries, {}
+        for pattern, convertors, template in self._patterns:
+            match = pattern.match("/" + path)
+            if match:
+                return self._routes[template], {k: convertors[k].convert(v) for k, v in match.groupdict().items()}
+        name, _, rest = path.partition("/")
+        if rest and name not in self._by_name and self.named(name) is not None:
+            return self._routes.get(path, []), {}
+        return [], {}
+
+    def is_state_type(self, annotation: Any) -> bool:
+        """Tell whether an annotation is a registered class, or ``Optional`` of one."""
+        inner = state_in(annotation)
+        return inner is not None and inner in self._plans
+
+    def config_of(self, cls: type[ReactiveState]) -> StateConfig:
+        """Return the checked config of a class."""
+        return self.plan(cls).config
+
+    @property
+    def plans(self) -> list[StatePlan]:
+        """All registered classes, in the order of their registration."""
+        return list(self._plans.values())
+
+    def __contains__(self, cls: object) -> bool:
+        return cls in self._plans
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+
+def _declared(cls: type[ReactiveState]) -> Iterable[type[ReactiveState]]:
+    """Return all subclasses that are alive."""
+    for child in cls.__subclasses__():
+        yield child
+        yield from _declared(child)
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _normal(cls: type[ReactiveState], config: StateConfig) -> StateConfig:
+    """Return the config with names as tuples and implied values filled in.
+
+    Raises:
+        ConfigurationError: unknown or contradicting values.
+    """
+    try:
+        scope = StateScope(config.scope)
+    except ValueError:
+        known = ", ".join(scope.value for scope in StateScope)
+        raise ConfigurationError(f"{cls.__name__}: unknown scope {shorten(config.scope)}; use one of {known}") from None
+    guard = make_guard(
+        config.requires_auth or scope is StateScope.USER,
+        config.permissions,
+        config.roles,
+        config.owner_field is not None,
+    )
+    result = replace(
+        config,
+        scope=scope,
+        requires_auth=guard.requires_auth,
+        permissions=tuple(sorted(names(config.permissions, "permissions"))),
+        roles=tuple(sorted(names(config.roles, "roles"))),
+    )
+    _check(cls, result, guard)
+    return result
+
+
+def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
+    """Refuse what contradicts itself."""
+    where = cls.__name__
+    is_table = bool(cls.model_config.get("table"))
+    problems = [
+        (config.ttl is not None and not config.ttl > 0, "ttl must be greater than 0 seconds, or None"),
+        (
+            config.persistence_backend is not None and config.persistence_backend not in BACKENDS,
+            f"unknown persistence_backend {shorten(config.persistence_backend)}; use one of {', '.join(sorted(BACKENDS))}",
+        ),
+        (
+            config.auto_persist and config.persistence_backend == "memory",
+            'auto_persist=True and persistence_backend="memory" contradict each other: memory is not durable',
+        ),
+        (config.expire and config.ttl is None, "expire=True needs a ttl"),
+        (
+            config.public and (not guard.is_open or config.authorize is not None),
+            "public=True contradicts requires_auth, permissions, roles, owner_field and authorize",
+        ),
+        (
+            config.record_key is not None and config.scope is not StateScope.RECORD,
+            "record_key is for RECORD scope only",
+        ),
+        (config.create and not is_table, "create=True is for table=True states only"),
+        (
+            is_table and config.scope in (StateScope.SESSION, StateScope.COMPONENT),
+            "a table=True state cannot have session or component scope; use GLOBAL, USER or RECORD",
+        ),
+        (
+            config.owner_field is not None and config.owner_field not in cls.model_fields,
+            f"owner_field {shorten(config.owner_field)} is no field",
+        ),
+        (config.authorize is not None and not callable(config.authorize), "authorize must be callable"),
+        (config.upgrade is not None and not callable(config.upgrade), "upgrade must be callable"),
+        (not isinstance(config.schema_version, int) or config.schema_version < 1, "schema_version must be 1 or more"),
+        (
+            config.name is not None and not _NAME.fullmatch(config.name),
+            f"name {shorten(config.name)} must be letters, digits and underscores, beginning with a letter",
+        ),
+        (
+            isinstance(config.namespace, str) and not _NAME.fullmatch(config.namespace),
+            f"namespace {shorten(config.namespace)} must be letters, digits and underscores, beginning with a letter",
+        ),
+    ]
+    for is_wrong, message in problems:
+        if is_wrong:
+            raise ConfigurationError(f"{where}: {message}")
+    for spec in cls.__faststate_events__.values():
+        has_owner = config.owner_field or config.scope is StateScope.USER or FALLBACK_OWNER in cls.model_fields
+        if spec.options.guard.owner_only and not has_owner:
+            raise ConfigurationError(
+                f"{where}.{spec.name}: owner_only needs StateConfig(owner_field=...), a field user_id, or USER scope"
+            )
+
+
+def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
+    """Return the plan of a class; ``ConfigurationError`` if the config cannot work."""
+    checked = _normal(cls, config)
+    name = checked.name or cls.__name__
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"the class name {shorten(name)} cannot stand in a URL; use StateConfig(name=...)")
+    namespace = name if checked.namespace is True else checked.namespace or None
+    guard = Guard(
+        checked.requires_auth, frozenset(checked.permissions), frozenset(checked.roles), checked.owner_field is not None
+    )
+    for spec in cls.__faststate_events__.values():
+        parse_rate(spec.options.rate_limit, f"{name}.{spec.name}")
+    return StatePlan(
+        cls=cls,
+        name=name,
+        config=checked,
+        guard=guard,
+        rate=parse_rate(checked.rate_limit, name),
+        events=cls.__faststate_events__,
+        namespace=namespace,
+        has_default=not any(info.is_required() for info in cls.model_fields.values()),
+        codec=cls.__faststate_codec__(),
+    )
+
+
+state_registry = StateRegistry()
+"""The default registry."""

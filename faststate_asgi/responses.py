@@ -1,0 +1,80 @@
+"""The answers that the package itself gives: problem+json, ``$_faststate.error``, and small ASGI responses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from . import frames
+from .errors import FastStateError, RequestError
+from .patches import Json
+
+logger = logging.getLogger("faststate.events")
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON_HEADERS: Headers = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+PROBLEM_HEADERS: Headers = ((b"content-type", b"application/problem+json"), *JSON_HEADERS[1:])
+
+
+def describe(exc: BaseException, where: str, *, is_debug: bool) -> tuple[dict[str, Json], Mapping[str, str]]:
+    """Return what a client may know of an exception, and extra headers; unexpected ones are logged.
+
+    Args:
+        exc: any exception.
+        where: the event or address, for the log and the ``event`` member.
+        is_debug: whether the text of unexpected exceptions may be shown.
+    """
+    if isinstance(exc, RequestError):
+        status = 401 if exc.status_code == 303 else exc.status_code
+        problem = {
+            "status": status,
+            "title": exc.title,
+            "detail": str(exc.detail),
+            "event": where,
+            "fields": exc.fields,
+        }
+        return problem, exc.headers or {}
+    logger.error("event %s failed", where, exc_info=exc)
+    title = exc.title if isinstance(exc, FastStateError) else "Internal error"
+    detail = f"{type(exc).__name__}: {exc}" if is_debug else "Something went wrong on the server"
+    return {"status": 500, "title": title, "detail": detail, "event": where, "fields": {}}, {}
+
+
+def error_frame(problem: dict[str, Json]) -> bytes:
+    """Return the frame that sets ``$_faststate.error``; keys of an older error are gone."""
+    blank = frames.signals({"_faststate": {"error": ""}})
+    return blank + frames.signals({"_faststate": {"error": problem}})
+
+
+def problem_body(problem: dict[str, Json]) -> bytes:
+    """Return the body of RFC 9457 for clients that are not Datastar."""
+    document = {"type": "about:blank", **{name: value for name, value in problem.items() if value not in ("", {})}}
+    return json.dumps(document).encode()
+
+
+def header_items(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def location(url: str) -> bytes:
+    """Return a URL as a header value; the caller has checked where it leads."""
+    return quote(url, safe=":/%#?=@[]!$&'()*+,;").encode("latin-1")
+
+
+async def respond(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    """Send one complete response."""
+    items = list(headers)
+    if status != 204:
+        items.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": items})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,580 @@
+"""Runs events and transactions: one turn each, handlers once, answers remembered.
+
+A handler runs in a task that the engine owns, never in the request's, so a client that leaves interrupts nothing.
+Whoever settles a call first, the handler or the clock, has settled it; the other one is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ArgumentError, FastStateError, OverloadedError, RequestError, TurnTimeoutError
+from .events import EventSpec, Kind
+from .frames import SSE_HEADERS
+from .hub import Hub, resumed
+from .keys import StateKey
+from .registry import StatePlan
+from .state import ReactiveState
+from .stores.base import Answer, Remember, Store
+from .turns import Entry, Prepared, Turn, Turns, current_turn
+from .updates import Update
+
+logger = logging.getLogger("faststate.events")
+
+WORKER_THREADS = 40
+MAX_ANSWER_BYTES = 16 * 1024
+MAX_STREAMED_BYTES = 1 << 20
+TRANSACTION_WAIT_S = 30.0
+
+
+Emit = Callable[[Prepared, Any], bytes]
+
+
+@dataclass(slots=True)
+class Call:
+    """One event to run, bound and checked as far as that needs no state.
+
+    Args:
+        plan: the class.
+        spec: the event.
+        key: the state.
+        wanted: all states that change together, the event's own first.
+        prepare: checks the loaded states and returns the handler's arguments; may wait.
+        respond: makes the answer of what changed and what was returned; sync, raises for what no page can show.
+        fail: makes the answer of an exception.
+        names: under which the answer is remembered; empty for none.
+        digest: of the request's data.
+        owner: whose answers they are, for the bound per session.
+    """
+
+    plan: StatePlan
+    spec: EventSpec
+    key: StateKey
+    wanted: Sequence[tuple[StatePlan, StateKey]]
+    prepare: Callable[[Turn], Awaitable[tuple[ReactiveState, dict[str, Any]]]]
+    respond: Callable[[Prepared, Any], Answer]
+    fail: Callable[[BaseException], Answer]
+    names: tuple[str, ...] = ()
+    digest: bytes = b""
+    owner: str = ""
+    after: Callable[[list[Update]], None] = lambda updates: None
+
+
+class _Running:
+    """A call that has begun: repetitions of its request wait here for its answer."""
+
+    __slots__ = ("digest", "waiters")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.waiters: list[asyncio.Future[Answer]] = []
+
+    def settle(self, answer: Answer) -> None:
+        """Give the answer to everybody who still waits."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(answer)
+
+
+class _Clock:
+    """The token that handler and timeout compete for; ``take`` is true once."""
+
+    __slots__ = ("_is_taken", "_on_expiry", "_timer", "started_at")
+
+    def __init__(self, timeout_s: float, on_expiry: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_taken = False
+        self._on_expiry = on_expiry
+        self.started_at = loop.time()
+        self._timer = loop.call_later(timeout_s, self._expire)
+
+    def take(self) -> bool:
+        """Claim the call; false if it was claimed before."""
+        if self._is_taken:
+            return False
+        self._is_taken = True
+        self._timer.cancel()
+        return True
+
+    def _expire(self) -> None:
+        if self.take():
+            self._on_expiry()
+
+
+class StreamedCall:
+    """A generator event that is running; any number of responses read its bodies."""
+
+    __slots__ = ("_bodies", "_first", "_news", "_size", "digest", "failure", "is_done", "readers")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.is_done = False
+        self.failure: Answer | None = None
+        self.readers = 0
+        self._bodies: deque[bytes] = deque()
+        self._first = 0
+        self._size = 0
+        self._news: asyncio.Future[None] | None = None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody reads any more."""
+        return self.readers == 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no body yet."""
+        return not self._bodies
+
+    def put(self, body: bytes) -> None:
+        """Add a body; the oldest go when too much is kept, newer ones hold newer values."""
+        if body:
+            self._bodies.append(body)
+            self._size += len(body)
+            while self._size > MAX_STREAMED_BYTES and len(self._bodies) > 1:
+                self._size -= len(self._bodies.popleft())
+                self._first += 1
+            self._wake()
+
+    def end(self) -> None:
+        """Tell readers that there will be no more."""
+        self.is_done = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+        self._news = None
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Yield every body, from the first that is kept to the end."""
+        position = 0
+        while True:
+            position = max(position, self._first)
+            while position < self._first + len(self._bodies):
+                yield self._bodies[position - self._first]
+                position = max(position + 1, self._first)
+            if self.is_done:
+                return
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._news)
+
+    def whole(self) -> bytes | None:
+        """Return all bodies as one, None if some are gone."""
+        return b"".join(self._bodies) if self._first == 0 else None
+
+
+class Runtime:
+    """Runs everything that changes states in this process.
+
+    Args:
+        turns: gives out turns.
+        hub: the process's fan-out.
+        answers: the store of idempotency answers.
+        idempotency_ttl_s: how long an answer is remembered.
+    """
+
+    def __init__(self, turns: Turns, hub: Hub, answers: Callable[[], Store], idempotency_ttl_s: float) -> None:
+        self.turns = turns
+        self.hub = hub
+        self._answers = answers
+        self._idempotency_ttl_s = idempotency_ttl_s
+        self._running: dict[str, _Running] = {}
+        self._streamed: dict[str, StreamedCall] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._threads = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="faststate")
+        self.is_draining = False
+        self.events_run = 0
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """How many events are running or waiting."""
+        return len(self._tasks)
+
+    async def run(self, call: Call) -> Answer:
+        """Run one event once and return its answer; a repetition of a request gets the first one's.
+
+        Raises:
+            ArgumentError: another request under the same idempotency key.
+        """
+        first = next((self._running[name] for name in call.names if name in self._running), None)
+        if first is None:
+            return await self._begin(call)
+        if first.digest != call.digest:
+            raise _reused()
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        first.waiters.append(waiter)
+        return await waiter
+
+    async def _begin(self, call: Call) -> Answer:
+        running = _Running(call.digest)
+        for name in call.names:
+            self._running[name] = running
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        running.waiters.append(waiter)
+        self._own(self._run_remembered(call, running), is_inline=call.spec.kind is Kind.INLINE)
+        return await waiter
+
+    def _own(self, coroutine: Coroutine[Any, Any, None], *, is_inline: bool) -> None:
+        """Run a coroutine that nobody else can cancel; one that may run inline takes its first steps here."""
+        context = contextvars.copy_context()
+        if is_inline:
+            try:
+                waiting = context.run(coroutine.send, None)
+            except StopIteration:
+                return
+            coroutine = _rest_of(coroutine, waiting)
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_remembered(self, call: Call, running: _Running) -> None:
+        """Settle a call with a remembered answer, or run it."""
+        answer: Answer | None = None
+        try:
+            if call.names:
+                answer = await self._answers().recall(call.names)
+                if answer is not None and answer.digest != call.digest:
+                    answer = call.fail(_reused())
+            if answer is None:
+                await self._run_once(call, running)
+        except Exception as exc:
+            answer = call.fail(exc)
+        finally:
+            for name in call.names:
+                if self._running.get(name) is running:
+                    del self._running[name]
+        if answer is not None:
+            running.settle(answer)
+
+    async def _run_once(self, call: Call, running: _Running) -> None:
+        """Take the turn, run the handler, commit, settle. Errors of the handler are answers too."""
+        timeout_s = call.spec.options.timeout_s
+        turn = await self.turns.take(call.wanted, timeout_s)
+        token = current_turn.set(turn)
+        task = asyncio.current_task() if call.spec.kind is not Kind.INLINE else None
+        clock = _Clock(timeout_s, lambda: self._expired(call, turn, running, task))
+        try:
+            try:
+                state, arguments = await call.prepare(turn)
+                prepared, answer = await self._invoke(call, turn, state, arguments)
+            except BaseException as exc:
+                if not clock.take():
+                    return
+                await turn.release()
+                if not isinstance(exc, Exception):
+                    exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+                answer = call.fail(exc)
+                await self._remember_failure(call, exc, answer)
+                running.settle(answer)
+                return
+            if not clock.take():
+                return
+            await turn.commit(prepared, self._remembered(call, answer))
+            call.after(prepared.updates)
+            self.events_run += 1
+            if logger.isEnabledFor(logging.INFO):
+                self._log(call, prepared, clock)
+            running.settle(answer)
+        finally:
+            current_turn.reset(token)
+            clock.take()
+            await turn.release()
+
+    async def _invoke(
+        self, call: Call, turn: Turn, state: ReactiveState, arguments: dict[str, Any]
+    ) -> tuple[Prepared, Answer]:
+        """Call the handler the way it wants, and make everything that can fail before the commit."""
+        func, kind = call.spec.func, call.spec.kind
+        if kind is Kind.INLINE:
+            return _concluded(call, turn, func(state, **arguments))
+        if kind is Kind.ASYNC:
+            return _concluded(call, turn, await func(state, **arguments))
+        work = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: work.run(lambda: _concluded(call, turn, func(state, **arguments)))
+        )
+
+    def _expired(self, call: Call, turn: Turn, running: _Running, task: asyncio.Task[Any] | None) -> None:
+        """Settle a call whose time is over: its turn passes on, what its handler still does is ignored."""
+        exc = TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
+        logger.error("event %s on %s timed out", call.spec.path, call.plan.name)
+        answer = call.fail(exc)
+        self._own(self._settle_expired(call, turn, running, exc, answer), is_inline=False)
+        if task is not None and call.spec.kind is Kind.ASYNC:
+            task.cancel()
+
+    async def _settle_expired(
+        self, call: Call, turn: Turn, running: _Running, exc: BaseException, answer: Answer
+    ) -> None:
+        await turn.release()
+        await self._remember_failure(call, exc, answer)
+        running.settle(answer)
+
+    async def _remember_failure(self, call: Call, exc: BaseException, answer: Answer) -> None:
+        """Remember the answer of a handler that ran and failed; refusals are not remembered."""
+        is_refusal = isinstance(exc, RequestError) and exc.status_code not in (409, 504)
+        if call.names and not is_refusal:
+            await self._answers().remember(self._remembered(call, answer))
+
+    def _remembered(self, call: Call, answer: Answer) -> tuple[Remember, ...]:
+        if not call.names:
+            return ()
+        if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:
+            answer = Answer(answer.digest, answer.status, answer.headers, None)
+        return (Remember(call.names, answer, self._idempotency_ttl_s, call.owner),)
+
+    def _log(self, call: Call, prepared: Prepared, clock: _Clock) -> None:
+        duration_ms = (asyncio.get_running_loop().time() - clock.started_at) * 1000
+        version = prepared.updates[0].version if prepared.updates else "-"
+        logger.info(
+            "event %s key=%s version=%s %.1f ms",
+            call.spec.path,
+            loggable(call.key),
+            version,
+            duration_ms,
+            extra={"event": call.spec.path, "key": loggable(call.key), "version": version, "duration_ms": duration_ms},
+        )
+
+    # -- generators --------------------------------------------------------------------------------------------------
+
+    async def stream(self, call: Call, emit: Emit) -> StreamedCall | Answer:
+        """Run a generator event once: each ``yield`` ends a transaction.
+
+        A repetition of the request reads along, or gets the answer that was remembered.
+
+        Args:
+            call: the event.
+            emit: makes the body of what changed and what was yielded.
+
+        Raises:
+            ArgumentError: another request under the same idempotency key.
+        """
+        known = next((self._streamed[name] for name in call.names if name in self._streamed), None)
+        if known is None:
+            known = StreamedCall(call.digest)
+            for name in call.names:
+                self._streamed[name] = known
+            answer = await self._answers().recall(call.names) if call.names else None
+            if answer is not None:
+                self._forget(call, known)
+                if answer.digest != call.digest:
+                    raise _reused()
+                return answer
+            self._own(self._run_generator(call, known, emit), is_inline=False)
+        elif known.digest != call.digest:
+            raise _reused()
+        return known
+
+    def _forget(self, call: Call, streamed: StreamedCall) -> None:
+        for name in call.names:
+            if self._streamed.get(name) is streamed:
+                del self._streamed[name]
+
+    async def _run_generator(self, call: Call, streamed: StreamedCall, emit: Emit) -> None:
+        segments: _Segments | None = None
+        has_run = False
+        try:
+            while segments is None or not segments.is_done:
+                if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
+                    break
+                turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
+                try:
+                    if segments is None:
+                        state, arguments = await call.prepare(turn)
+                        segments = _Segments(call.spec, call.spec.func(state, **arguments), state, self._threads)
+                        has_run = True
+                    else:
+                        self._reload(turn, call, segments.state)
+                    await self._run_segment(call, turn, segments, streamed, emit)
+                finally:
+                    await turn.release()
+        except Exception as exc:
+            streamed.failure = call.fail(exc)
+        finally:
+            if segments is not None:
+                await segments.aclose()
+            await self._end_stream(call, streamed, has_run=has_run)
+
+    async def _end_stream(self, call: Call, streamed: StreamedCall, *, has_run: bool) -> None:
+        """Remember what a generator answered, and let its readers go."""
+        self.events_run += has_run
+        try:
+            if has_run and call.names:
+                answer = streamed.failure if streamed.is_empty else None
+                answer = answer or Answer(call.digest, 200, SSE_HEADERS, streamed.whole())
+                await self._answers().remember(self._remembered(call, answer))
+        finally:
+            self._forget(call, streamed)
+            streamed.end()
+
+    async def _run_segment(
+        self, call: Call, turn: Turn, segments: _Segments, streamed: StreamedCall, emit: Emit
+    ) -> None:
+        """Run the generator to its next ``yield``, and commit."""
+        token = current_turn.set(turn)
+        try:
+            async with asyncio.timeout(call.spec.options.timeout_s):
+                yielded = await segments.step()
+        except TimeoutError as exc:
+            if segments.raised is exc:
+                raise
+            message = f"The event took longer than {call.spec.options.timeout_s:g} seconds for one step"
+            raise TurnTimeoutError(message) from None
+        finally:
+            current_turn.reset(token)
+        prepared = turn.prepare()
+        body = emit(prepared, yielded)
+        await turn.commit(prepared)
+        call.after(prepared.updates)
+        streamed.put(body)
+
+    def _reload(self, turn: Turn, call: Call, state: ReactiveState) -> None:
+        """Give a generator's ``self`` the newest stored values."""
+        for plan, key in call.wanted:
+            entry = turn.load(plan, key, may_create=True)
+            if key == call.key:
+                object.__setattr__(state, "__dict__", entry.state.__dict__)
+                object.__setattr__(state, "_faststate_bond", entry.state._faststate_bond)
+                entry.state = state
+
+    # -- transactions ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+        wanted: Sequence[tuple[StatePlan, StateKey]],
+        check: Callable[[Entry], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[list[ReactiveState]]:
+        """Give private copies of states that are committed together when the block ends, and not if it raises.
+
+        Args:
+            wanted: classes and keys.
+            check: called with each loaded state; raises to refuse.
+        """
+        outer = current_turn.get()
+        if outer is not None and outer.is_active and all(key in outer.entries for _, key in wanted):
+            yield [outer.entries[key].state for _, key in wanted]
+            return
+        if self.is_draining:
+            raise OverloadedError("The server is stopping; please try again", headers={"Retry-After": "1"})
+        turn = await self.turns.take(wanted, TRANSACTION_WAIT_S)
+        token = current_turn.set(turn)
+        try:
+            entries = [turn.load(plan, key, may_create=True) for plan, key in wanted]
+            for entry in entries:
+                if check is not None:
+                    await check(entry)
+            yield [entry.state for entry in entries]
+            prepared = turn.prepare()
+            await self._shielded(turn.commit(prepared))
+        finally:
+            current_turn.reset(token)
+            await self._shielded(turn.release())
+
+    async def _shielded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Finish a coroutine even if the caller is cancelled meanwhile."""
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration:
+            return
+        task = asyncio.get_running_loop().create_task(_rest_of(coroutine, waiting))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new events and wait until those that run have ended, at most ``timeout_s``."""
+        self.is_draining = True
+        deadline = time.monotonic() + timeout_s
+        while self._tasks and time.monotonic() < deadline:
+            await asyncio.wait(list(self._tasks), timeout=deadline - time.monotonic())
+
+    async def aclose(self) -> None:
+        """End what is still running; handlers in threads keep their thread until they return."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Segments:
+    """A running generator of either kind, stepped from one ``yield`` to the next."""
+
+    def __init__(self, spec: EventSpec, generator: Any, state: ReactiveState, threads: ThreadPoolExecutor) -> None:
+        self._generator: AsyncGenerator[Any, None] | Generator[Any, None, Any] = generator
+        self._is_async = spec.kind is Kind.ASYNC_GENERATOR
+        self._threads = threads
+        self._context = contextvars.copy_context()
+        self.state = state
+        self.is_done = False
+        self.raised: BaseException | None = None
+
+    async def step(self) -> Any:
+        """Return what the generator yields next, or what it returned at its end."""
+        try:
+            if inspect.isasyncgen(self._generator):
+                return await anext(self._generator)
+            value, self.is_done = await asyncio.get_running_loop().run_in_executor(self._threads, self._next)
+            return value
+        except StopAsyncIteration:
+            self.is_done = True
+            return None
+        except Exception as exc:
+            self.raised, self.is_done = exc, True
+            raise
+
+    def _next(self) -> tuple[Any, bool]:
+        try:
+            return self._context.run(next, self._generator), False  # type: ignore[arg-type]  # a sync generator here
+        except StopIteration as stop:
+            return stop.value, True
+
+    async def aclose(self) -> None:
+        """Close the generator where it stands; its ``finally`` blocks run."""
+        try:
+            if inspect.isasyncgen(self._generator):
+                await self._generator.aclose()
+            else:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._generator.close)  # type: ignore[union-attr]
+        except Exception:
+            logger.exception("a generator event failed while it was closed")
+        self.is_done = True
+
+
+def _concluded(call: Call, turn: Turn, result: Any) -> tuple[Prepared, Answer]:
+    """Return what is to be committed and answered; whatever can fail fails here."""
+    prepared = turn.prepare()
+    return prepared, call.respond(prepared, result)
+
+
+async def _rest_of(coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:
+    """Go on with a coroutine that was stepped once."""
+    await resumed(coroutine, waiting)
+
+
+def _reused() -> FastStateError:
+    return ArgumentError("This Idempotency-Key was used for another request")
+
+
+def loggable(key: StateKey) -> str:
+    """Return a key for log records: session ids are shortened, they are as good as a password."""
+    if key.session_id is None:
+        return key.text
+    return key.text.replace(key.session_id, f"{key.session_id[:6]}…")

@@ -1,0 +1,422 @@
+"""``ReactiveState``: what users subclass. Fields, ``Bound``, ``Private``, signals, and what a copy may be used for.
+
+An instance is a plain object until the engine gives it a ``Bond``: the key it was loaded for, its stored version and
+whether it may be written. Storing and sending are not done here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, Field
+from pydantic.fields import FieldInfo
+from sqlmodel import SQLModel
+from starlette.requests import HTTPConnection
+
+from . import live
+from .actions import Action, ActionBuilder, js
+from .codec import Codec
+from .errors import ConfigurationError, ReadOnlyStateError
+from .events import Event, EventOptions, EventSpec, Fragment
+from .keys import StateKey, state_id
+from .parameters import WRITABLE, Marker
+from .patches import Json, nest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+T = TypeVar("T")
+NO_VERSION = "0"
+_SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*")
+_WORD = re.compile(r"[^A-Za-z0-9_]")
+
+
+BOUND = Marker("Bound")
+PRIVATE = Marker("Private")
+
+Bound = Annotated[T, BOUND]
+"""A field that the browser may set, by the event ``set_<field>``."""
+
+Private = Annotated[T, Field(exclude=True), PRIVATE]
+"""A field that never leaves the server."""
+
+Writable = Annotated[T, WRITABLE]
+"""Another state as an event's parameter that joins the event's transaction."""
+
+
+class Bond:
+    """What ties one copy of a state to its stored original; lives as long as the copy."""
+
+    __slots__ = ("deleted", "extra", "id", "key", "namespace", "read_only", "version")
+
+    def __init__(
+        self,
+        key: StateKey | None = None,
+        version: str = NO_VERSION,
+        *,
+        read_only: bool = False,
+        namespace: str | None = None,
+        extra: dict[str, Json] | None = None,
+    ) -> None:
+        self.key = key
+        self.version = version
+        self.read_only = read_only
+        self.namespace = namespace
+        self.extra = extra
+        self.deleted = False
+        self.id: str | None = None
+
+
+class _Id:
+    """``state.id``: a UUID fixed by the key; not a field, and hidden on the class so that a table may have one."""
+
+    def __get__(self, instance: ReactiveState | None, owner: type) -> str:
+        if instance is None:
+            raise AttributeError("id is known on instances only")
+        bond = instance._bonded()
+        if bond.id is None:
+            bond.id = str(uuid.uuid4()) if bond.key is None else state_id(bond.key)
+        return bond.id
+
+
+class Signals(dict[str, Any]):
+    """All signals that a request carries; as an event's parameter it is filled with them."""
+
+
+class SignalPaths:
+    """Expressions of a state's signals by field: ``CounterState.signal.count`` is ``$count``."""
+
+    __slots__ = ("_names", "_path", "_state")
+
+    def __init__(self, state: str, names: tuple[str, ...], path: tuple[str, ...] | None) -> None:
+        self._state, self._names, self._path = state, names, path
+
+    def __getattr__(self, name: str) -> js:
+        if name not in self._names:
+            raise AttributeError(f"{self._state} has no signal {name!r}; it has {', '.join(self._names) or 'none'}")
+        if self._path is None:
+            raise AttributeError(f"{self._state} has a signal for each record or component; use instance.signal.{name}")
+        return js("$" + ".".join((*self._path, name)))
+
+
+class _SignalAccess:
+    """``signal`` on class and instance."""
+
+    def __get__(self, instance: ReactiveState | None, owner: type[ReactiveState]) -> SignalPaths:
+        codec = owner.__faststate_codec__()
+        if instance is not None:
+            return SignalPaths(owner.__name__, codec.signals, instance.signal_path)
+        path = () if owner.__faststate_namespace__ is None else (owner.__faststate_namespace__,)
+        return SignalPaths(owner.__name__, codec.signals, None if owner.__faststate_needs_id__ and path else path)
+
+
+class Actions:
+    """Action builders of one instance: ``product.actions.rename("x")`` is for that product."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: ReactiveState) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> ActionBuilder[...]:
+        return type(self._state).__faststate_builder__(name, self._state)
+
+
+class ReactiveState(SQLModel):
+    """Base of every state: a class with fields and ``@event`` methods.
+
+    Fields are validated on creation and on assignment. Outside of a request an instance is a plain object and its
+    events are plain methods.
+    """
+
+    __slots__ = ("_faststate_bond",)
+
+    model_config = ConfigDict(  # type: ignore[assignment]  # SQLModel's own config type has fewer keys
+        validate_assignment=True,
+        ser_json_inf_nan="constants",
+        ignored_types=(Event, Fragment, _Id, _SignalAccess),
+        protected_namespaces=(),
+    )
+
+    __faststate_events__: ClassVar[Mapping[str, EventSpec]] = {}
+    __faststate_fragments__: ClassVar[Mapping[str, Fragment]] = {}
+    __faststate_bound__: ClassVar[frozenset[str]] = frozenset()
+    __faststate_private__: ClassVar[frozenset[str]] = frozenset()
+    __faststate_namespace__: ClassVar[str | None] = None
+    __faststate_needs_id__: ClassVar[bool] = False
+    __faststate_id_parameter__: ClassVar[str] = "record_id"
+
+    if TYPE_CHECKING:
+        _faststate_bond: Bond | None
+
+        @property
+        def id(self) -> str:
+            """The UUID that belongs to the key, the same on each read."""
+
+        signal: ClassVar[SignalPaths]
+    else:
+        id = _Id()
+        signal = _SignalAccess()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return an instance that is tied to nothing."""
+        state = super().__new__(cls)
+        object.__setattr__(state, "_faststate_bond", None)
+        return state  # type: ignore[no-any-return]  # SQLModel's __new__ is not annotated
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect events, fragments, bound and private fields of a new class, inherited ones included."""
+        super().__pydantic_init_subclass__(**kwargs)
+        _refuse_reserved_fields(cls)
+        cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
+        cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
+        _add_setters(cls)
+        _collect(cls)
+        cls.__faststate_codec_cache__ = None
+
+    # -- what a copy is ------------------------------------------------------------------------------------------
+
+    def _bonded(self) -> Bond:
+        """Return the bond, made on first use for a plain object."""
+        bond: Bond | None = self._faststate_bond
+        if bond is None:
+            bond = Bond(namespace=self.__faststate_namespace__)
+            object.__setattr__(self, "_faststate_bond", bond)
+        return bond
+
+    @property
+    def key(self) -> StateKey | None:
+        """The key it was loaded for; None for a plain object."""
+        bond: Bond | None = self._faststate_bond
+        return None if bond is None else bond.key
+
+    @property
+    def version(self) -> str:
+        """The stored version, ``"0"`` before the first write; compare for equality only."""
+        bond: Bond | None = self._faststate_bond
+        return NO_VERSION if bond is None else bond.version
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this is a copy for reading, as pages get them."""
+        bond: Bond | None = self._faststate_bond
+        return bond is not None and bond.read_only
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        bond: Bond | None = getattr(self, "_faststate_bond", None)
+        if bond is not None and bond.read_only and not name.startswith("_"):
+            raise ReadOnlyStateError(
+                f"{type(self).__name__} is a read-only copy here: {name!r} cannot be set; change it in an event, or in "
+                f'`async with scope["faststate"].transaction({type(self).__name__}) as state:`'
+            )
+        super().__setattr__(name, value)
+
+    def delete(self) -> None:
+        """Delete the stored state when the transaction that holds it commits; pages get the defaults.
+
+        Raises:
+            ReadOnlyStateError: this copy is not part of a transaction.
+        """
+        bond: Bond | None = self._faststate_bond
+        if bond is None or bond.read_only or bond.key is None:
+            raise ReadOnlyStateError(
+                f"{type(self).__name__}.delete() works inside a transaction or event; elsewhere use "
+                f"`await faststate.delete({type(self).__name__}, ...)`"
+            )
+        bond.deleted = True
+
+    def __repr_args__(self) -> Any:
+        private = self.__faststate_private__
+        return [(k, "…" if k in private else v) for k, v in super().__repr_args__()]
+
+    # -- signals and actions -------------------------------------------------------------------------------------
+
+    @property
+    def signal_path(self) -> tuple[str, ...]:
+        """Where this state's signals are nested in the page; empty for flat ones."""
+        bond: Bond | None = self._faststate_bond
+        namespace = self.__faststate_namespace__ if bond is None else bond.namespace
+        if namespace is None:
+            return ()
+        own_id = None if bond is None or bond.key is None else bond.key.own_id
+        return (namespace,) if own_id is None else (namespace, signal_name(own_id))
+
+    def signals(self) -> dict[str, Json]:
+        """Return the public fields and computed fields in the JSON form in which pages hold them.
+
+        Raises:
+            InvalidStateError: a value that no page can hold, such as NaN.
+        """
+        codec = self.__faststate_codec__()
+        result: dict[str, Json] = nest(self.signal_path, codec.wire_values(self, codec.signals))
+        return result
+
+    @property
+    def actions(self) -> Actions:
+        """Action builders for this very instance: its record or component id is in their URLs."""
+        return Actions(self)
+
+    @classmethod
+    def setter(cls, field: str) -> Action:
+        """Return the action that sends the page's signal of a ``Bound`` field to ``set_<field>``.
+
+        Raises:
+            ConfigurationError: the field is not ``Bound``.
+        """
+        if field not in cls.__faststate_bound__:
+            raise ConfigurationError(f"{cls.__name__}.{field} is not Bound, so the browser may not set it")
+        return cls.__faststate_builder__(f"set_{field}")()
+
+    @classmethod
+    def __faststate_builder__(cls, name: str, instance: ReactiveState | None = None) -> ActionBuilder[...]:
+        """Return the action builder of one event."""
+        spec = cls.__faststate_events__.get(name)
+        if spec is None:
+            raise AttributeError(f"{cls.__name__} has no event {name!r}; it has {', '.join(cls.__faststate_events__)}")
+        key = None if instance is None else instance.key
+        own_id = None if key is None else key.own_id
+        ids = {} if own_id is None else {cls.__faststate_id_parameter__: own_id}
+        path = (instance.signal_path if instance is not None else None) or (
+            () if cls.__faststate_namespace__ is None else (cls.__faststate_namespace__,)
+        )
+        names = frozenset(cls.__faststate_codec__().signals)
+        return ActionBuilder(spec, ids, lambda name: "$" + ".".join((*path, name) if name in names else (name,)))
+
+    @classmethod
+    def __faststate_codec__(cls) -> Codec:
+        """Return the JSON forms of this class, made on first use."""
+        codec: Codec | None = cls.__dict__.get("__faststate_codec_cache__")
+        if codec is None:
+            cls.model_rebuild()
+            codec = Codec(cls, cls.__faststate_private__)
+            cls.__faststate_codec_cache__ = codec
+        return codec
+
+    # -- in pages ------------------------------------------------------------------------------------------------
+
+    def __ft__(self) -> Any:
+        """Return ``Live(self)`` for FastHTML."""
+        return live.Live(self).__ft__()
+
+    def __html__(self) -> str:
+        """Return ``Live(self)`` as markup."""
+        return live.Live(self).__html__()
+
+    @classmethod
+    async def aget(cls, request: Any, *, record_id: Any = None, component_id: Any = None) -> Self:
+        """Return the read-only copy that belongs to a request, in ``async`` handlers of any framework.
+
+        Args:
+            request: anything with an ASGI ``scope``, or the scope itself.
+            record_id: instead of the one in the path or query.
+            component_id: instead of the one in the query.
+        """
+        state: Self = await _context_of(request).get(cls, record_id=record_id, component_id=component_id)
+        return state
+
+    @classmethod
+    def get(cls, request: Any, *, record_id: Any = None, component_id: Any = None) -> Self:
+        """Return what ``aget`` returns, from ``def`` handlers in worker threads."""
+        state: Self = _context_of(request).get_from_thread(cls, record_id=record_id, component_id=component_id)
+        return state
+
+    @classmethod
+    async def __from_request__(cls, req: HTTPConnection) -> Self:  # FastHTML's protocol for annotated parameters
+        return await cls.aget(req)
+
+
+ReactiveState.__from_request__.__func__.__annotations__ = {"req": HTTPConnection}  # type: ignore[attr-defined]  # FastHTML reads real types
+
+_BASE_NAMES = frozenset(name for name in dir(ReactiveState) if not name.startswith("__")) | {"signal", "signals", "id"}
+
+
+def _context_of(request: Any) -> Any:
+    """Return the request's context, or say that the middleware is missing."""
+    scope = request if isinstance(request, dict) else getattr(request, "scope", None)
+    context = scope.get("faststate") if isinstance(scope, dict) else None
+    if context is None:
+        raise ConfigurationError(
+            'scope["faststate"] is missing: wrap the app (app = FastStateMiddleware(app, ...)) and pass the request'
+        )
+    return context
+
+
+def signal_name(own_id: str) -> str:
+    """Return a record or component id as a name that can stand in a Datastar path."""
+    return _WORD.sub(lambda match: "".join(f"_{byte:02x}" for byte in match[0].encode()), own_id)
+
+
+def _is_private(name: str, info: FieldInfo) -> bool:
+    """Whether a field stays on the server."""
+    return bool(info.exclude) or PRIVATE in info.metadata or name.startswith("_") or name == "id"
+
+
+def _refuse_reserved_fields(cls: type[ReactiveState]) -> None:
+    """Refuse fields whose names the base class uses."""
+    is_table = bool(cls.model_config.get("table"))
+    for name in cls.model_fields:
+        if name in _BASE_NAMES and not (name == "id" and is_table):
+            raise ConfigurationError(f"{cls.__name__}.{name}: {name!r} is used by ReactiveState; rename the field")
+
+
+def _add_setters(cls: type[ReactiveState]) -> None:
+    """Give each ``Bound`` field its event ``set_<field>``, unless the class has its own."""
+    for name in sorted(cls.__faststate_bound__):
+        setter = f"set_{name}"
+        existing = inspect.getattr_static(cls, setter, None)
+        if existing is None or getattr(existing, "bound_field", None) == name:
+            made: Event[..., None] = Event(
+                _setter_function(setter, name), EventOptions(inline=True), _setter_hints(cls, name)
+            )
+            made.bound_field = name
+            type.__setattr__(cls, setter, made)
+
+
+def _setter_function(setter: str, name: str) -> Callable[..., None]:
+    """Return the method that sets one field."""
+
+    def method(self: ReactiveState, *args: Any, **kwargs: Any) -> None:
+        setattr(self, name, signature.bind(self, *args, **kwargs).arguments[name])
+
+    parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), parameter])
+    method.__name__ = method.__qualname__ = setter
+    method.__doc__ = f"Set ``{name}`` to what the browser sent."
+    method.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect.signature
+    return method
+
+
+def _setter_hints(cls: type[ReactiveState], name: str) -> dict[str, Any]:
+    """Return the annotation of a setter's parameter, with the field's constraints."""
+    info = cls.model_fields[name]
+    return {name: Annotated[info.annotation, *info.metadata]} if info.metadata else {name: info.annotation}  # type: ignore[name-defined]
+
+
+def _collect(cls: type[ReactiveState]) -> None:
+    """Find the events and fragments of a class along its bases; what overrides one is one only if decorated."""
+    events: dict[str, EventSpec] = {}
+    fragments: dict[str, Fragment] = {}
+    seen: set[str] = set()
+    for base in cls.__mro__:
+        for name, value in vars(base).items():
+            if name in seen:
+                continue
+            seen.add(name)
+            if isinstance(value, Event):
+                value.name = name
+                events[name] = value.spec_for(cls)
+            elif isinstance(value, Fragment):
+                fragments[name] = value
+    for name, item in fragments.items():
+        missing = item.fields - cls.model_fields.keys() - cls.model_computed_fields.keys()
+        if missing:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name}: @fragment(on=...) names {sorted(missing)}, which are no fields"
+            )
+    cls.__faststate_events__ = events
+    cls.__faststate_fragments__ = fragments

@@ -1,0 +1,257 @@
+"""The store in this process: dictionaries, nothing durable, nothing shared."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+
+from ..errors import LeaseLostError, OverloadedError, StoreUnavailableError
+from ..keys import StateKey, StateScope
+from .base import NO_VERSION, Answer, Lease, Remember, Snapshot, Write
+
+ANSWERS_PER_OWNER = 1000
+_OWNED = frozenset({StateScope.SESSION, StateScope.COMPONENT})
+
+
+class MemoryStore:
+    """Implements ``Store`` for one process; a lease lasts until it is given back.
+
+    Args:
+        max_answers: idempotency answers kept; the oldest go first.
+        clock: seconds, monotonic.
+    """
+
+    name = "memory"
+    is_shared = False
+
+    def __init__(self, max_answers: int = 200_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._max_answers = max_answers
+        self._states: dict[StateKey, Snapshot] = {}
+        self._expiry: dict[StateKey, tuple[float, float]] = {}
+        self._sessions: dict[str, set[StateKey]] = {}
+        self._leases: dict[StateKey, Lease] = {}
+        self._freed: dict[StateKey, deque[asyncio.Future[None]]] = {}
+        self._answers: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
+        self._owners: dict[str, deque[str]] = {}
+        self._records: dict[str, tuple[float, bytes]] = {}
+        self._commits: OrderedDict[str, None] = OrderedDict()
+        self._fence = 0
+        self._is_closed = False
+
+    async def open(self) -> None:
+        """Accept calls."""
+        self._is_closed = False
+
+    async def aclose(self) -> None:
+        """Refuse calls; what was stored is kept until the object goes."""
+        self._is_closed = True
+
+    async def ping(self) -> None:
+        """Raise if closed."""
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreUnavailableError("the memory store is closed")
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def _get(self, key: StateKey) -> Snapshot | None:
+        expiry = self._expiry.get(key)
+        if expiry is not None and expiry[0] <= self._clock():
+            self._drop(key)
+            return None
+        return self._states.get(key)
+
+    async def read(self, keys: Sequence[StateKey]) -> list[Snapshot | None]:
+        """Return what is stored."""
+        self._check_open()
+        return [self._get(key) for key in keys]
+
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
+        """Take the turn; others wait in the order in which they came."""
+        self._check_open()
+        deadline = self._clock() + wait_s
+        while any(key in self._leases for key in keys):
+            await self._wait_until_free(next(key for key in keys if key in self._leases), deadline)
+        self._fence += 1
+        lease = Lease(tuple(keys), self._fence, "", {key: self._get(key) for key in keys})
+        for key in keys:
+            self._leases[key] = lease
+        return lease
+
+    async def _wait_until_free(self, key: StateKey, deadline: float) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._freed.setdefault(key, deque()).append(waiter)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock())):
+                await waiter
+        except TimeoutError:
+            raise OverloadedError("Busy; please try again", headers={"Retry-After": "1"}) from None
+        finally:
+            queue = self._freed.get(key)
+            if queue is not None and waiter in queue:
+                queue.remove(waiter)
+
+    async def renew(self, lease: Lease) -> None:
+        """Check that the lease is held."""
+        self._check_held(lease)
+
+    def _check_held(self, lease: Lease) -> None:
+        self._check_open()
+        if any(self._leases.get(key) is not lease for key in lease.keys):
+            raise LeaseLostError("The change came too late and was not made; please try again")
+
+    async def commit(
+        self,
+        lease: Lease,
+        writes: Sequence[Write],
+        *,
+        commit_id: str,
+        remember: Sequence[Remember] = (),
+        release: bool = True,
+    ) -> None:
+        """Store all or nothing; nothing here waits, so nothing interleaves."""
+        self._check_open()
+        if commit_id in self._commits:
+            return
+        self._check_held(lease)
+        for write in writes:
+            stored = self._get(write.key)
+            if (NO_VERSION if stored is None else stored.version) != write.before:
+                raise LeaseLostError("The state was changed meanwhile; please try again")
+        for write in writes:
+            self._put(write)
+        for item in remember:
+            self._keep(item)
+        self._commits[commit_id] = None
+        if len(self._commits) > 1024:
+            self._commits.popitem(last=False)
+        if release:
+            self._free(lease)
+
+    def _put(self, write: Write) -> None:
+        key = write.key
+        if write.data is None:
+            self._drop(key)
+            return
+        self._states[key] = Snapshot(write.version, write.data, write.shape)
+        if key.session_id is not None and key.scope in _OWNED:
+            self._sessions.setdefault(key.session_id, set()).add(key)
+        if write.ttl_s is not None:
+            self._expiry[key] = (self._clock() + write.ttl_s, write.ttl_s)
+
+    def _drop(self, key: StateKey) -> None:
+        self._states.pop(key, None)
+        self._expiry.pop(key, None)
+        owned = self._sessions.get(key.session_id or "")
+        if owned is not None:
+            owned.discard(key)
+            if not owned:
+                del self._sessions[key.session_id or ""]
+
+    async def release(self, lease: Lease) -> None:
+        """Give the turn back."""
+        if all(self._leases.get(key) is lease for key in lease.keys):
+            self._free(lease)
+
+    def _free(self, lease: Lease) -> None:
+        for key in lease.keys:
+            del self._leases[key]
+            queue = self._freed.get(key)
+            while queue:
+                waiter = queue.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+            if queue is not None and not queue:
+                del self._freed[key]
+
+    async def touch(self, keys: Sequence[tuple[StateKey, float]]) -> None:
+        """Move expiry to a full ttl from now."""
+        now = self._clock()
+        for key, ttl_s in keys:
+            if key in self._expiry and self._get(key) is not None:
+                self._expiry[key] = (now + ttl_s, ttl_s)
+
+    async def delete_session(self, session_id: str) -> list[StateKey]:
+        """Delete what belongs to a session."""
+        self._check_open()
+        keys = list(self._sessions.get(session_id, ()))
+        for key in keys:
+            self._drop(key)
+        return keys
+
+    async def count(self) -> int:
+        """Return the number of stored states."""
+        return len(self._states)
+
+    # -- answers and records -----------------------------------------------------------------------------------------
+
+    async def recall(self, names: Sequence[str]) -> Answer | None:
+        """Return a kept answer."""
+        self._check_open()
+        for name in names:
+            entry = self._answers.get(name)
+            if entry is not None and entry[0] > self._clock():
+                return entry[1]
+        return None
+
+    async def remember(self, items: Sequence[Remember]) -> None:
+        """Keep answers."""
+        self._check_open()
+        for item in items:
+            self._keep(item)
+
+    def _keep(self, item: Remember) -> None:
+        expires_at = self._clock() + item.ttl_s
+        owned = self._owners.setdefault(item.owner, deque()) if item.owner else None
+        for name in item.names:
+            self._answers[name] = (expires_at, item.answer)
+            if owned is not None:
+                owned.append(name)
+                if len(owned) > ANSWERS_PER_OWNER:
+                    self._answers.pop(owned.popleft(), None)
+        while len(self._answers) > self._max_answers:
+            self._answers.popitem(last=False)
+
+    async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return records that have not expired."""
+        self._check_open()
+        now = self._clock()
+        found = [self._records.get(name) for name in names]
+        return [None if entry is None or entry[0] <= now else entry[1] for entry in found]
+
+    async def put_records(self, records: Mapping[str, tuple[bytes | None, float]]) -> None:
+        """Store records."""
+        self._check_open()
+        now = self._clock()
+        for name, (value, ttl_s) in records.items():
+            if value is None:
+                self._records.pop(name, None)
+            else:
+                self._records[name] = (now + ttl_s, value)
+
+    async def purge(self, limit: int) -> int:
+        """Delete expired states, answers and records."""
+        now = self._clock()
+        states = [key for key, (at, _) in self._expiry.items() if at <= now][:limit]
+        for key in states:
+            self._drop(key)
+        records = [name for name, (at, _) in self._records.items() if at <= now][: limit - len(states)]
+        for name in records:
+            del self._records[name]
+        answers = 0
+        while self._answers and answers < limit and next(iter(self._answers.values()))[0] <= now:
+            self._answers.popitem(last=False)
+            answers += 1
+        if answers:
+            self._forget_owners()
+        return len(states) + len(records) + answers
+
+    def _forget_owners(self) -> None:
+        for owner in [owner for owner, kept in self._owners.items() if not any(name in self._answers for name in kept)]:
+            del self._owners[owner]

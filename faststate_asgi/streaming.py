@@ -1,0 +1,227 @@
+"""One SSE response: who may watch, the first snapshot or a resume, and a clean end.
+
+The request's own task waits for the client to leave; every write after the first is the hub's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote
+
+from . import frames
+from .context import RequestContext
+from .errors import (
+    AuthenticationError,
+    AuthorizationError,
+    BadRequestError,
+    FastStateError,
+    OverloadedError,
+    RateLimitedError,
+)
+from .hub import Send, Stream, snapshot_frames, vector_id, with_id
+from .keys import StateKey, StateScope
+from .registry import StatePlan
+
+if TYPE_CHECKING:
+    from .engine import FastState
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+MAX_STATES = 64
+RETRY_RANGE_MS = (1000, 10_000)
+REPEAT_AFTER_S = 1.0
+ANSWERED_WITHIN_S = 30.0
+_SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
+
+
+def requested_states(query: bytes) -> list[tuple[str, str | None]]:
+    """Return names and ids in ``states=Name,Other:id``.
+
+    Raises:
+        BadRequestError: none, or too many.
+    """
+    for name, value in parse_qsl_raw(query):
+        if name == "states":
+            items = [item for item in dict.fromkeys(value.split(",")) if item]
+            if not items or len(items) > MAX_STATES:
+                raise BadRequestError(f"states= must name 1 to {MAX_STATES} states")
+            return [_name_and_id(item) for item in items]
+    raise BadRequestError("The stream needs states=Name,Other:id")
+
+
+def parse_qsl_raw(query: bytes) -> list[tuple[str, str]]:
+    """Return the query's pairs with names and ids still percent-encoded once."""
+    try:
+        return parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        raise BadRequestError("The query cannot be read") from None
+
+
+def _name_and_id(item: str) -> tuple[str, str | None]:
+    name, colon, own_id = item.partition(":")
+    return unquote(name), unquote(own_id) if colon else None
+
+
+class StreamOpening:
+    """Opens one stream: everything that can refuse it happens before the first byte.
+
+    Args:
+        engine: the engine.
+        context: of the request.
+        scope: of the request.
+    """
+
+    def __init__(self, engine: FastState, context: RequestContext, scope: Any) -> None:
+        self.engine, self.context = engine, context
+        self._query: bytes = scope.get("query_string", b"")
+        self._last_event_id = context.header(b"last-event-id")
+
+    async def wanted(self) -> list[tuple[StatePlan, StateKey]]:
+        """Return the states that the request may watch; one that is refused refuses all.
+
+        Raises:
+            RequestError: why not.
+        """
+        await self.context.resolve()
+        result: list[tuple[StatePlan, StateKey]] = []
+        for name, own_id in requested_states(self._query):
+            plan = self.engine.registry.named(name)
+            if plan is None:
+                raise BadRequestError("The stream names a state that does not exist")
+            self.context.check_now(plan.guard)
+            if plan.scope in _SESSION_SCOPES and not self.context.has_session:
+                raise AuthenticationError("There is no session; please load the page again")
+            is_record = plan.scope is StateScope.RECORD
+            key = self.context.key_of(plan, own_id if is_record else None, None if is_record else own_id)
+            result.append((plan, key))
+        await self._authorize(result)
+        return result
+
+    async def _authorize(self, wanted: list[tuple[StatePlan, StateKey]]) -> None:
+        for plan, key in wanted:
+            if plan.config.owner_field is not None or plan.config.authorize is not None:
+                state = await self.engine.read(plan, key)
+                if state is None:
+                    raise AuthorizationError("You may not watch this")
+                await self.context.authorize(plan, state, "watch")
+
+    def check_limits(self) -> None:
+        """Refuse when there are too many streams.
+
+        Raises:
+            RateLimitedError: of this session.
+            OverloadedError: in this process, or it is stopping.
+        """
+        engine, settings = self.engine, self.engine.settings
+        if engine.runtime.is_draining:
+            raise OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+        session_id = self.context.session_id
+        if session_id is not None and engine.hub.session_streams(session_id) >= settings.max_streams_per_session:
+            raise RateLimitedError("Too many open tabs", headers={"Retry-After": "5"})
+        if engine.hub.stream_count >= settings.max_streams:
+            raise OverloadedError("Too many open streams", headers={"Retry-After": "5"})
+
+    async def serve(self, wanted: list[tuple[StatePlan, StateKey]], receive: Receive, send: Send) -> None:
+        """Send the first frames and deliver changes until the client leaves or the stream has to end."""
+        engine, context = self.engine, self.context
+        mirrors = await engine.hub.mirrors(wanted)
+        self.check_limits()
+        labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
+        stream = Stream(send, mirrors, context.cookie_id, context.session_id, context.user)
+        stream.owner = asyncio.current_task()
+        stream.abort = _aborter(send, stream)
+        engine.hub.attach(stream)
+        try:
+            first = snapshot_frames(mirrors, labels, self._last_event_id)
+            opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
+            body = opening + with_id(first, vector_id(mirrors, stream.versions))
+            self._set_times(stream)
+            async with asyncio.timeout(engine.settings.write_deadline):
+                await send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            await engine.hub.catch_up(stream)
+            timer = asyncio.get_running_loop().call_later(REPEAT_AFTER_S, self._repeat, stream)
+            try:
+                await _until_disconnect(receive)
+            finally:
+                timer.cancel()
+        except asyncio.CancelledError:
+            if stream.retry_ms is None:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            await self._finish(stream)
+        except TimeoutError:
+            stream.abort()
+        finally:
+            engine.hub.detach(stream)
+
+    def _set_times(self, stream: Stream) -> None:
+        settings, now = self.engine.settings, asyncio.get_running_loop().time()
+        stream.last_write = now
+        stream.ends_at = now + settings.max_stream_age * random.uniform(0.8, 1.0)
+        identity = self.context.identity
+        if identity is not None and identity.expires_at is not None:
+            stream.ends_at = min(stream.ends_at, now + max(0.0, identity.expires_at.timestamp() - time.time()))
+        stream.recheck_at = now + settings.reauthenticate
+        scope = self.context.detached_scope()
+        stream.recheck = lambda: self._recheck(stream, scope)
+
+    async def _recheck(self, stream: Stream, scope: dict[str, Any]) -> None:
+        """End the stream if its request would be refused, or would watch something else, by now."""
+        context = RequestContext(self.engine, scope, "stream")
+        opening = StreamOpening(self.engine, context, scope)
+        try:
+            still = {key for _, key in await opening.wanted()}
+            is_allowed = still == {mirror.key for mirror in stream.mirrors}
+        except (AuthenticationError, AuthorizationError, BadRequestError):
+            is_allowed = False
+        except FastStateError:
+            is_allowed = True
+        if is_allowed:
+            stream.recheck_at = asyncio.get_running_loop().time() + self.engine.settings.reauthenticate
+        else:
+            stream.end(retry_ms=200)
+
+    def _repeat(self, stream: Stream) -> None:
+        """Send once more what an answer may just be bringing to the page in an older version."""
+        hub, now = self.engine.hub, asyncio.get_running_loop().time()
+        if hub.repeat_answered(stream, now, ANSWERED_WITHIN_S) and not stream.is_blocked:
+            hub.step(stream, {"type": "http.response.body", "body": stream.compose(), "more_body": True})
+
+    async def _finish(self, stream: Stream) -> None:
+        """Write when to come back and that the page is cut off meanwhile, and end the response."""
+        if stream.writer is not None:
+            stream.writer.cancel()
+            stream.abort()
+            return
+        stream.is_blocked = True
+        status = frames.signals({"_faststate": {"connected": False, "live": ""}})
+        last = f"retry: {stream.retry_ms}\n\n".encode() + status
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(1):
+                await stream.send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _aborter(send: Send, stream: Stream) -> Callable[[], None]:
+    """Return what closes the connection for good; elsewhere than under uvicorn, what ends the request."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+
+    def abort() -> None:
+        if transport is not None:
+            transport.abort()
+        elif stream.owner is not None:
+            stream.owner.cancel()
+
+    return abort

@@ -1,0 +1,6 @@
+"""For tests of apps and of the package: a client without a server, pytest fixtures, and contract suites."""
+
+from .client import Answer, FastStateClient, LiveStream, Page
+from .sse import Frame, parse_frames
+
+__all__ = ["Answer", "FastStateClient", "Frame", "LiveStream", "Page", "parse_frames"]

@@ -1,0 +1,1 @@
+"""How commits reach other processes: the ``Transport`` port and its implementations."""

@@ -1,0 +1,338 @@
+"""Turns: who may change which keys now. One fair queue per key in the process, a lease of the store beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigurationError, NestedTurnError, OverloadedError, StateNotFoundError
+from .keys import StateKey
+from .patches import Json
+from .registry import StatePlan
+from .state import Bond, ReactiveState
+from .stores.base import NO_VERSION, Lease, Remember, Snapshot, Store, Write
+from .updates import Update, make_update
+
+
+def next_version(before: str, commit_id: str) -> str:
+    """Return the version that follows ``before`` in the commit ``commit_id``."""
+    return f"{int(before.partition('-')[0]) + 1}-{commit_id[:8]}"
+
+
+class Mailbox:
+    """The queue of one key; lives while somebody holds or awaits its turn."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+
+class Mailboxes:
+    """All queues of one process.
+
+    Args:
+        max_waiting: how many may wait for one key.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._boxes: dict[StateKey, Mailbox] = {}
+        self._max_waiting = max_waiting
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, over all keys."""
+        return sum(len(box.waiting) for box in self._boxes.values())
+
+    async def enter(self, key: StateKey, wait_s: float) -> None:
+        """Wait for the key's turn, first come first served.
+
+        Raises:
+            OverloadedError: too many wait already, or it took longer than ``wait_s``. Nothing has run then.
+        """
+        box = self._boxes.get(key)
+        if box is None:
+            self._boxes[key] = Mailbox()
+            return
+        if len(box.waiting) >= self._max_waiting:
+            raise OverloadedError("Too many requests are waiting; please try again", headers={"Retry-After": "1"})
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        box.waiting.append(turn)
+        timer = asyncio.get_running_loop().call_later(wait_s, _give_up, turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # The turn may have been handed over in the same moment: pass it on.
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave(key)
+            raise
+        finally:
+            timer.cancel()
+
+    def leave(self, key: StateKey) -> None:
+        """Hand the turn to the next one who still waits."""
+        waiting = self._boxes[key].waiting
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._boxes[key]
+
+
+def _give_up(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(OverloadedError("Busy; please try again", headers={"Retry-After": "1"}))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One state in a turn: as it was loaded, and the private copy that handlers change."""
+
+    plan: StatePlan
+    key: StateKey
+    version: str
+    data: bytes | None
+    state: ReactiveState
+    values: dict[str, Any]
+    before: bytes
+    is_blank: bool = False
+    extra: dict[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What a turn is about to commit: everything that could fail has not."""
+
+    commit_id: str
+    updates: list[Update] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+
+
+class Turn:
+    """The right to change some keys, from ``Turns.take`` until ``release``.
+
+    Args:
+        owner: made it.
+        wanted: classes and keys in canonical order.
+        store: where all of them live.
+    """
+
+    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "store")
+
+    def __init__(self, owner: Turns, keys: tuple[StateKey, ...], store: Store) -> None:
+        self._owner = owner
+        self.keys = keys
+        self.store = store
+        self.lease: Lease | None = None
+        self.entries: dict[StateKey, Entry] = {}
+        self.is_active = True
+
+    def load(self, plan: StatePlan, key: StateKey, *, may_create: bool) -> Entry:
+        """Make the private copy of one state.
+
+        Raises:
+            StateNotFoundError: it was never stored and has required fields.
+        """
+        assert self.lease is not None, "load() belongs inside the turn"
+        entry = self._owner.entry(plan, key, self.lease.snapshots[key], may_create=may_create)
+        self.entries[key] = entry
+        return entry
+
+    def prepare(self) -> Prepared:
+        """Return what changed, validated and encoded, ready to be committed.
+
+        Raises:
+            InvalidStateError: a value that its field, or a page, refuses; or a fragment that is none.
+        """
+        prepared = Prepared(secrets.token_hex(8))
+        for entry in self.entries.values():
+            update = self._owner.change_of(entry, prepared.commit_id)
+            if update is None:
+                continue
+            config = entry.plan.config
+            ttl_s = config.ttl if not config.auto_persist or config.expire else None
+            prepared.updates.append(update)
+            prepared.writes.append(
+                Write(
+                    entry.key, update.before, update.version, update.data, update.names, entry.plan.codec.shape, ttl_s
+                )
+            )
+        return prepared
+
+    async def commit(self, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
+        """Store everything at once and tell the pages; the turn is given back."""
+        assert self.lease is not None, "commit() belongs inside the turn"
+        lease = self.lease
+        if prepared.writes:
+            await self.store.commit(lease, prepared.writes, commit_id=prepared.commit_id, remember=remember)
+            self.lease = None
+        elif remember:
+            await self.store.remember(remember)
+        if prepared.updates:
+            await self._owner.announce(prepared.updates)
+        await self.release()
+
+    async def release(self) -> None:
+        """Give the turn back, without a change if nothing was committed; idempotent."""
+        if not self.is_active:
+            return
+        self.is_active = False
+        lease, self.lease = self.lease, None
+        try:
+            if lease is not None:
+                await self.store.release(lease)
+        finally:
+            for key in self.keys:
+                self._owner.mailboxes.leave(key)
+
+
+current_turn: ContextVar[Turn | None] = ContextVar("faststate_turn", default=None)
+"""The turn that the running handler holds; tasks that it starts inherit it, so ``is_active`` is asked too."""
+
+
+class Turns:
+    """Gives out turns.
+
+    Args:
+        store_of: the store of a class.
+        max_waiting: how many may wait for one key.
+        announce: is told of committed updates.
+    """
+
+    def __init__(
+        self,
+        store_of: Callable[[StatePlan], Store],
+        max_waiting: int,
+        announce: Callable[[list[Update]], Awaitable[None]],
+    ) -> None:
+        self._store_of = store_of
+        self.announce = announce
+        self.mailboxes = Mailboxes(max_waiting)
+
+    async def take(self, wanted: Sequence[tuple[StatePlan, StateKey]], wait_s: float) -> Turn:
+        """Wait for the turn on all keys and load what is stored.
+
+        Raises:
+            NestedTurnError: the caller holds a turn already.
+            OverloadedError: it did not come in time; nothing has run.
+        """
+        self.refuse_nested(wanted)
+        store = self.common_store(wanted)
+        keys = (wanted[0][1],) if len(wanted) == 1 else tuple(sorted({key for _, key in wanted}, key=str))
+        entered: list[StateKey] = []
+        try:
+            for key in keys:
+                await self.mailboxes.enter(key, wait_s)
+                entered.append(key)
+            turn = Turn(self, keys, store)
+            turn.lease = await store.acquire(keys, wait_s=wait_s)
+        except BaseException:
+            for key in entered:
+                self.mailboxes.leave(key)
+            raise
+        return turn
+
+    def refuse_nested(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> None:
+        """Raise ``NestedTurnError`` inside an active turn: waiting for a second one could wait for ever."""
+        turn = current_turn.get()
+        if turn is not None and turn.is_active:
+            held = ", ".join(str(key) for key in turn.keys)
+            asked = ", ".join(plan.name for plan, _ in wanted)
+            raise NestedTurnError(
+                f"this code holds the turn on {held} and asked for another on {asked}; take all states in one "
+                f"transaction(...), or give the event a parameter annotated Writable[{wanted[0][0].name}]"
+            )
+
+    def common_store(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> Store:
+        """Return the store of all classes; ``ConfigurationError`` if they live in two."""
+        stores = {id(store): store for store in (self._store_of(plan) for plan, _ in wanted)}
+        if len(stores) != 1:
+            places = ", ".join(f"{plan.name} in {self._store_of(plan).name}" for plan, _ in wanted)
+            raise ConfigurationError(f"states in different stores cannot change together: {places}")
+        return next(iter(stores.values()))
+
+    def entry(self, plan: StatePlan, key: StateKey, snapshot: Snapshot | None, *, may_create: bool) -> Entry:
+        """Return one state as a turn works on it."""
+        if snapshot is not None:
+            state = plan.codec.load(snapshot.data)
+            extra = plan.codec.unknown(snapshot.data) if snapshot.shape != plan.codec.shape else None
+            _bind(state, Bond(key, snapshot.version, namespace=plan.namespace, extra=extra))
+            return Entry(
+                plan, key, snapshot.version, snapshot.data, state, dict(state.__dict__), snapshot.data, extra=extra
+            )
+        if not plan.has_default and not may_create:
+            raise StateNotFoundError(f"{plan.name} does not exist")
+        state = plan.cls() if plan.has_default else blank(plan.cls)
+        before = b"" if not plan.has_default or plan.codec.is_all_plain else plan.codec.dump(state)
+        _bind(state, Bond(key, namespace=plan.namespace))
+        return Entry(plan, key, NO_VERSION, None, state, dict(state.__dict__), before, is_blank=not plan.has_default)
+
+    def change_of(self, entry: Entry, commit_id: str) -> Update | None:
+        """Return what a handler changed in one state, None for nothing."""
+        plan, key, bond = entry.plan, entry.key, entry.state._faststate_bond
+        assert bond is not None, "states of a turn are bound"
+        if bond.deleted:
+            return self._deletion(entry)
+        if entry.is_blank:
+            data = plan.codec.dump(entry.state)
+            state, names = plan.codec.validated(data), plan.codec.stored
+        else:
+            state, change = plan.codec.changes(entry.state, entry.values, entry.before, entry.extra)
+            if change is None:
+                return None
+            data, names = change.data, change.names
+        version = next_version(entry.version, commit_id)
+        bond.version = version
+        if state is not entry.state:
+            _bind(state, bond)
+        return make_update(plan, key, (entry.version, version), data, names, state, lambda: self.as_loaded(entry))
+
+    def _deletion(self, entry: Entry) -> Update | None:
+        """Return the update that shows the defaults, None if nothing was stored."""
+        if entry.data is None:
+            return None
+        plan, key = entry.plan, entry.key
+        names = plan.codec.stored
+        if plan.has_default:
+            state = plan.cls()
+            _bind(state, Bond(key, namespace=plan.namespace))
+            update = make_update(
+                plan, key, (entry.version, NO_VERSION), None, names, state, lambda: self.as_loaded(entry)
+            )
+        else:
+            values = dict.fromkeys(plan.codec.signals, "")
+            update = Update(plan, key, entry.version, NO_VERSION, None, names, values, dict(values))
+        return update
+
+    def as_loaded(self, entry: Entry) -> ReactiveState:
+        """Return the state as it was before the handler ran."""
+        if entry.data is not None:
+            return entry.plan.codec.load(entry.data)
+        if entry.before:
+            return entry.plan.codec.load(entry.before)
+        return entry.plan.cls() if entry.plan.has_default else blank(entry.plan.cls)
+
+
+def blank(cls: type[ReactiveState]) -> ReactiveState:
+    """Return an instance whose required fields are not set yet; they are validated at the commit."""
+    state = cls.__new__(cls)
+    defaults = {
+        name: info.get_default(call_default_factory=True, validated_data={})
+        for name, info in cls.model_fields.items()
+        if not info.is_required()
+    }
+    object.__setattr__(state, "__dict__", defaults)
+    return state
+
+
+def _bind(state: ReactiveState, bond: Bond) -> None:
+    object.__setattr__(state, "_faststate_bond", bond)

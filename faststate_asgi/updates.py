@@ -1,0 +1,141 @@
+"""What one commit on one state means for pages: the difference as frames, made once and sent to all.
+
+Everything that can fail (a value no page can hold, a fragment that raises) fails here, before the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from . import frames
+from .answers import markup_of
+from .errors import InvalidStateError
+from .keys import StateKey
+from .patches import Json, difference, nest, same
+from .registry import StatePlan
+from .state import ReactiveState, signal_name
+
+
+@dataclass(slots=True)
+class Update:
+    """One commit on one state.
+
+    Args:
+        plan: the class.
+        key: the state.
+        before: its version before.
+        version: its version now, ``"0"`` when deleted.
+        data: the snapshot now, None when deleted.
+        names: changed stored fields.
+        values: changed signals, whole, in wire form.
+        patch: the same as a merge patch.
+        removed: those of ``values`` that are objects and lost keys.
+        fragments: rendered fragments as frames, by name.
+        elements: frames that are sent once to every open stream of the state.
+    """
+
+    plan: StatePlan
+    key: StateKey
+    before: str
+    version: str
+    data: bytes | None
+    names: tuple[str, ...]
+    values: dict[str, Json]
+    patch: dict[str, Json]
+    removed: tuple[str, ...] = ()
+    fragments: dict[str, bytes] = field(default_factory=dict)
+    elements: list[bytes] = field(default_factory=list)
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The frames that bring a page from ``before`` to ``version``, without one-off elements."""
+        path = signal_path(self.plan, self.key)
+        return [*signal_frames(path, self.patch, self.removed), *self.fragments.values()]
+
+
+def signal_path(plan: StatePlan, key: StateKey) -> tuple[str, ...]:
+    """Return where a state's signals are nested in pages."""
+    if plan.namespace is None:
+        return ()
+    return (plan.namespace,) if key.own_id is None else (plan.namespace, signal_name(key.own_id))
+
+
+def signal_frames(path: tuple[str, ...], patch: Mapping[str, Json], removed: Iterable[str] = ()) -> list[bytes]:
+    """Return the frames of a signal patch; objects that lost keys go as an empty string first."""
+    blanks = dict.fromkeys(removed, "")
+    result = [frames.signals(nest(path, blanks))] if blanks else []
+    if patch:
+        result.append(frames.signals(nest(path, dict(patch))))
+    return result
+
+
+def render_fragment(plan: StatePlan, name: str, state: ReactiveState) -> bytes:
+    """Return the frame of one fragment.
+
+    Raises:
+        InvalidStateError: it has no root element with an id.
+    """
+    markup, is_text = markup_of(plan.cls.__faststate_fragments__[name].func(state))
+    if is_text or not (frames.root_attributes(markup) or {}).get("id"):
+        raise InvalidStateError(f"@fragment {plan.name}.{name} must return one element with an id")
+    return frames.elements(markup)
+
+
+def make_update(
+    plan: StatePlan,
+    key: StateKey,
+    versions: tuple[str, str],
+    data: bytes | None,
+    names: tuple[str, ...],
+    state: ReactiveState,
+    old_state: Callable[[], ReactiveState],
+) -> Update:
+    """Return what a commit means for pages.
+
+    Args:
+        plan: the class.
+        key: the state.
+        versions: before and after.
+        data: the snapshot after.
+        names: changed stored fields.
+        state: the state after.
+        old_state: gives the state before, if that is needed.
+
+    Raises:
+        InvalidStateError: a value that no page can hold, or a fragment that is none.
+    """
+    codec = plan.codec
+    public = [name for name in names if name in codec.public]
+    values = codec.wire_values(state, [*public, *codec.computed])
+    patch, removed = values, ()  # type: tuple[dict[str, Json], tuple[str, ...]]
+    if codec.computed or any(type(value) is dict for value in values.values()):
+        old = codec.wire_values(old_state(), values)
+        for name in codec.computed:
+            if name in old and same(old[name], values[name]):
+                del values[name]
+        patch, removed = differences(old, values)
+    changed = {*names, *values}
+    rendered = {
+        name: render_fragment(plan, name, state)
+        for name, item in plan.cls.__faststate_fragments__.items()
+        if item.fields & changed
+    }
+    return Update(plan, key, *versions, data, names, values, patch, tuple(removed), rendered)
+
+
+def differences(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[dict[str, Json], tuple[str, ...]]:
+    """Return the merge patch for each name in ``new``, and which objects lost keys (whole in the patch)."""
+    patch: dict[str, Json] = {}
+    removed: list[str] = []
+    for name, value in new.items():
+        part, lost = difference(old.get(name, ""), value)
+        patch[name] = part
+        if lost:
+            removed.append(name)
+    return patch, tuple(removed)
+
+
+def unchanged(plan: StatePlan, key: StateKey, version: str) -> Update:
+    """Return an update without a change, to carry one-off elements to the streams of a state."""
+    return Update(plan, key, version, version, None, (), {}, {})
