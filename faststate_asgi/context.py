@@ -148,10 +148,8 @@ class RequestContext:
         return is_read and "text/html" in (self.header(b"accept") or "") and self.header(b"datastar-request") is None
 
     def _query(self, name: str) -> str | None:
-        for key, value in parse_qsl(self._scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
-            if key == name:
-                return value
-        return None
+        query: str = self._scope.get("query_string", b"").decode("latin-1")
+        return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), None)
 
     # -- session and identity ----------------------------------------------------------------------------------------
 

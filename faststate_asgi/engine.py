@@ -30,7 +30,7 @@ from .metrics import exposition
 from .registry import StatePlan, StateRegistry, state_registry
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
-from .state import Bond, ReactiveState
+from .state import Bond, ReactiveState, bind
 from .stores.base import Snapshot, Store
 from .stores.memory import MemoryStore
 from .subapp import LocalScript, SubApp, quoted_mount
@@ -324,7 +324,7 @@ class FastState:
                 )
                 raise StoreUnavailableError(f"A stored {plan.name} cannot be read") from None
             bond = Bond(key, snapshot.version, read_only=True, namespace=plan.namespace)
-        object.__setattr__(state, "_faststate_bond", bond)
+        bind(state, bond)
         return state
 
     async def read(self, plan: StatePlan, key: StateKey) -> ReactiveState | None:

@@ -40,5 +40,5 @@ def exposition(stats: dict[str, Any]) -> tuple[str, bytes]:
                 yield family(f"faststate_{name}", _HELP.get(name, name), value=value)
 
     registry = CollectorRegistry()
-    registry.register(Stats())  # type: ignore[arg-type]  # only collect() is used
+    registry.register(Stats())
     return CONTENT_TYPE_LATEST, generate_latest(registry)

@@ -24,7 +24,7 @@ from .frames import SSE_HEADERS
 from .hub import Hub, resumed
 from .keys import StateKey
 from .registry import StatePlan
-from .state import ReactiveState
+from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, Remember, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn
 from .updates import Update
@@ -448,7 +448,7 @@ class Runtime:
             entry = turn.load(plan, key, may_create=True)
             if key == call.key:
                 object.__setattr__(state, "__dict__", entry.state.__dict__)
-                object.__setattr__(state, "_faststate_bond", entry.state._faststate_bond)
+                bind(state, bond_of(entry.state))
                 entry.state = state
 
     # -- transactions ------------------------------------------------------------------------------------------------

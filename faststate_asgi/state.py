@@ -71,13 +71,33 @@ class Bond:
         self.id: str | None = None
 
 
+def bond_of(state: ReactiveState) -> Bond | None:
+    """Return what ties a copy to its stored original, None for a plain object."""
+    bond: Bond | None = getattr(state, "_faststate_bond", None)
+    return bond
+
+
+def bind(state: ReactiveState, bond: Bond | None) -> None:
+    """Tie a copy to its stored original."""
+    object.__setattr__(state, "_faststate_bond", bond)
+
+
+def bonded(state: ReactiveState) -> Bond:
+    """Return the bond, made on first use for a plain object."""
+    bond = bond_of(state)
+    if bond is None:
+        bond = Bond()
+        bind(state, bond)
+    return bond
+
+
 class _Id:
     """``state.id``: a UUID fixed by the key; not a field, and hidden on the class so that a table may have one."""
 
     def __get__(self, instance: ReactiveState | None, owner: type) -> str:
         if instance is None:
             raise AttributeError("id is known on instances only")
-        bond = instance._bonded()
+        bond = bonded(instance)
         if bond.id is None:
             bond.id = str(uuid.uuid4()) if bond.key is None else state_id(bond.key)
         return bond.id
@@ -151,7 +171,6 @@ class ReactiveState(SQLModel):
     __faststate_id_parameter__: ClassVar[str] = "record_id"
 
     if TYPE_CHECKING:
-        _faststate_bond: Bond | None
 
         @property
         def id(self) -> str:
@@ -165,7 +184,7 @@ class ReactiveState(SQLModel):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Return an instance that is tied to nothing."""
         state = super().__new__(cls)
-        object.__setattr__(state, "_faststate_bond", None)
+        bind(state, None)
         return state  # type: ignore[no-any-return]  # SQLModel's __new__ is not annotated
 
     @classmethod
@@ -181,34 +200,26 @@ class ReactiveState(SQLModel):
 
     # -- what a copy is ------------------------------------------------------------------------------------------
 
-    def _bonded(self) -> Bond:
-        """Return the bond, made on first use for a plain object."""
-        bond: Bond | None = self._faststate_bond
-        if bond is None:
-            bond = Bond(namespace=self.__faststate_namespace__)
-            object.__setattr__(self, "_faststate_bond", bond)
-        return bond
-
     @property
     def key(self) -> StateKey | None:
         """The key it was loaded for; None for a plain object."""
-        bond: Bond | None = self._faststate_bond
+        bond = bond_of(self)
         return None if bond is None else bond.key
 
     @property
     def version(self) -> str:
         """The stored version, ``"0"`` before the first write; compare for equality only."""
-        bond: Bond | None = self._faststate_bond
+        bond = bond_of(self)
         return NO_VERSION if bond is None else bond.version
 
     @property
     def is_read_only(self) -> bool:
         """Whether this is a copy for reading, as pages get them."""
-        bond: Bond | None = self._faststate_bond
+        bond = bond_of(self)
         return bond is not None and bond.read_only
 
     def __setattr__(self, name: str, value: Any) -> None:
-        bond: Bond | None = getattr(self, "_faststate_bond", None)
+        bond = bond_of(self)
         if bond is not None and bond.read_only and not name.startswith("_"):
             raise ReadOnlyStateError(
                 f"{type(self).__name__} is a read-only copy here: {name!r} cannot be set; change it in an event, or in "
@@ -222,7 +233,7 @@ class ReactiveState(SQLModel):
         Raises:
             ReadOnlyStateError: this copy is not part of a transaction.
         """
-        bond: Bond | None = self._faststate_bond
+        bond = bond_of(self)
         if bond is None or bond.read_only or bond.key is None:
             raise ReadOnlyStateError(
                 f"{type(self).__name__}.delete() works inside a transaction or event; elsewhere use "
@@ -239,11 +250,12 @@ class ReactiveState(SQLModel):
     @property
     def signal_path(self) -> tuple[str, ...]:
         """Where this state's signals are nested in the page; empty for flat ones."""
-        bond: Bond | None = self._faststate_bond
-        namespace = self.__faststate_namespace__ if bond is None else bond.namespace
+        bond = bond_of(self)
+        if bond is None or bond.key is None:
+            return () if self.__faststate_namespace__ is None else (self.__faststate_namespace__,)
+        namespace, own_id = bond.namespace, bond.key.own_id
         if namespace is None:
             return ()
-        own_id = None if bond is None or bond.key is None else bond.key.own_id
         return (namespace,) if own_id is None else (namespace, signal_name(own_id))
 
     def signals(self) -> dict[str, Json]:
@@ -394,7 +406,7 @@ def _setter_function(setter: str, name: str) -> Callable[..., None]:
 def _setter_hints(cls: type[ReactiveState], name: str) -> dict[str, Any]:
     """Return the annotation of a setter's parameter, with the field's constraints."""
     info = cls.model_fields[name]
-    return {name: Annotated[info.annotation, *info.metadata]} if info.metadata else {name: info.annotation}  # type: ignore[name-defined]
+    return {name: Annotated[info.annotation, *info.metadata]} if info.metadata else {name: info.annotation}
 
 
 def _collect(cls: type[ReactiveState]) -> None:

@@ -14,7 +14,7 @@ from .errors import ConfigurationError, NestedTurnError, OverloadedError, StateN
 from .keys import StateKey
 from .patches import Json
 from .registry import StatePlan
-from .state import Bond, ReactiveState
+from .state import Bond, ReactiveState, bind, bond_of
 from .stores.base import NO_VERSION, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 
@@ -265,7 +265,7 @@ class Turns:
         if snapshot is not None:
             state = plan.codec.load(snapshot.data)
             extra = plan.codec.unknown(snapshot.data) if snapshot.shape != plan.codec.shape else None
-            _bind(state, Bond(key, snapshot.version, namespace=plan.namespace, extra=extra))
+            bind(state, Bond(key, snapshot.version, namespace=plan.namespace, extra=extra))
             return Entry(
                 plan, key, snapshot.version, snapshot.data, state, dict(state.__dict__), snapshot.data, extra=extra
             )
@@ -273,12 +273,12 @@ class Turns:
             raise StateNotFoundError(f"{plan.name} does not exist")
         state = plan.cls() if plan.has_default else blank(plan.cls)
         before = b"" if not plan.has_default or plan.codec.is_all_plain else plan.codec.dump(state)
-        _bind(state, Bond(key, namespace=plan.namespace))
+        bind(state, Bond(key, namespace=plan.namespace))
         return Entry(plan, key, NO_VERSION, None, state, dict(state.__dict__), before, is_blank=not plan.has_default)
 
     def change_of(self, entry: Entry, commit_id: str) -> Update | None:
         """Return what a handler changed in one state, None for nothing."""
-        plan, key, bond = entry.plan, entry.key, entry.state._faststate_bond
+        plan, key, bond = entry.plan, entry.key, bond_of(entry.state)
         assert bond is not None, "states of a turn are bound"
         if bond.deleted:
             return self._deletion(entry)
@@ -293,7 +293,7 @@ class Turns:
         version = next_version(entry.version, commit_id)
         bond.version = version
         if state is not entry.state:
-            _bind(state, bond)
+            bind(state, bond)
         return make_update(plan, key, (entry.version, version), data, names, state, lambda: self.as_loaded(entry))
 
     def _deletion(self, entry: Entry) -> Update | None:
@@ -304,7 +304,7 @@ class Turns:
         names = plan.codec.stored
         if plan.has_default:
             state = plan.cls()
-            _bind(state, Bond(key, namespace=plan.namespace))
+            bind(state, Bond(key, namespace=plan.namespace))
             update = make_update(
                 plan, key, (entry.version, NO_VERSION), None, names, state, lambda: self.as_loaded(entry)
             )
@@ -333,6 +333,3 @@ def blank(cls: type[ReactiveState]) -> ReactiveState:
     object.__setattr__(state, "__dict__", defaults)
     return state
 
-
-def _bind(state: ReactiveState, bond: Bond) -> None:
-    object.__setattr__(state, "_faststate_bond", bond)
