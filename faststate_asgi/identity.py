@@ -124,16 +124,18 @@ def from_scope(scope: Mapping[str, Any]) -> Identity | None:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds)."""
+    """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds).
+
+    ``session_id`` is the session of this token, which does not reveal it.
+    """
 
     token: str
     issued_at_s: float
     renewed_at_s: float
+    session_id: str = field(init=False)
 
-    @property
-    def session_id(self) -> str:
-        """The session id of this token, which does not reveal it."""
-        return _digest(self.token)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "session_id", _digest(self.token))
 
 
 def new_ticket() -> Ticket:

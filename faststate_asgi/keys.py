@@ -15,6 +15,7 @@ from .errors import BadRequestError
 
 MAX_ID_BYTES = 256
 _NAMESPACE = uuid.UUID("7d6f3f0e-2a55-5c4b-9d0f-3b1f5f1c7a10")
+_SAFE = re.compile(r"[A-Za-z0-9_.~-]*")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -30,7 +31,7 @@ class StateScope(str, Enum):
 
 def quoted(part: str) -> str:
     """Quote one id for use inside a key's text form."""
-    return quote(part, safe="")
+    return part if _SAFE.fullmatch(part) else quote(part, safe="")
 
 
 def checked_id(value: str, what: str) -> str:
@@ -49,7 +50,7 @@ def checked_id(value: str, what: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StateKey:
     """What one stored state is addressed by; ``str(key)`` is its text form.
 
@@ -113,6 +114,13 @@ class StateKey:
 
     def __str__(self) -> str:
         return self.text
+
+    # The text form is one to one with the fields, and keys are looked up many times in every event.
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StateKey) and self.text == other.text
 
 
 def state_id(key: StateKey) -> str:
