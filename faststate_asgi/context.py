@@ -142,6 +142,11 @@ class RequestContext:
         return self.engine.script_url(self.mount_url)
 
     @property
+    def is_secure(self) -> bool:
+        """Whether the request came by https, as far as the server knows."""
+        return self._scope.get("scheme") in ("https", "wss")
+
+    @property
     def is_page(self) -> bool:
         """Whether a browser asks for a page, as opposed to an event, a stream or a sub-resource."""
         is_read = self._scope.get("method", "GET") in ("GET", "HEAD")
@@ -157,7 +162,7 @@ class RequestContext:
         """Find session and identity, once; everything below that is awaited does it by itself."""
         if self._is_resolved:
             return self
-        ticket = self.engine.cookie.read(self._scope.get("headers", ()))
+        ticket = self.engine.cookie.read(self._scope.get("headers", ()), is_secure=self.is_secure)
         if ticket is not None:
             await self._take_ticket(ticket)
         authenticate = self.engine.settings.authenticate
@@ -305,11 +310,10 @@ class RequestContext:
         """Return the headers that the use of a session asks for: cookie, ``Vary`` and ``Cache-Control``."""
         self.is_started = True
         result: list[tuple[bytes, bytes]] = []
-        is_secure = self._scope.get("scheme") in ("https", "wss")
         if self._to_set is not None:
-            result.append(self.engine.cookie.header(self._to_set, is_secure=is_secure))
+            result.append(self.engine.cookie.header(self._to_set, is_secure=self.is_secure))
         elif self._is_cleared:
-            result.append(self.engine.cookie.header(None, is_secure=is_secure))
+            result.append(self.engine.cookie.header(None, is_secure=self.is_secure))
         if self._was_session_used:
             names = {name.lower() for name, _ in present}
             result.append((b"vary", b"Cookie"))

@@ -25,7 +25,7 @@ from .errors import (
     BadRequestError,
     OverloadedError,
 )
-from .events import EventSpec
+from .events import EventSpec, Kind
 from .identity import check_guard
 from .keys import StateKey
 from .origins import check_origin
@@ -158,8 +158,14 @@ class EventRequest:
             names=names,
             digest=self.incoming.digest,
             owner=context.made_session_id or "",
+            is_immediate=spec.kind is Kind.INLINE and self._is_unchecked(wanted),
             after=self._committed,
         )
+
+    def _is_unchecked(self, wanted: list[tuple[StatePlan, StateKey]]) -> bool:
+        """Whether no ``authorize`` of the user's own is asked in the turn."""
+        has_states = any(item.source is Source.STATE for item in self.binder.injected)
+        return not has_states and all(plan.config.authorize is None for plan, _ in wanted)
 
     def _names(self, *, had_session: bool) -> tuple[str, ...]:
         """Return under which names the answer is remembered.

@@ -233,7 +233,7 @@ def event(
         requires_auth: somebody must be logged in.
         permissions: any one of them is enough.
         roles: any one of them is enough.
-        owner_only: only the state's owner.
+        owner_only: only the owner: who ``owner_field`` names, else a field ``user_id``, else the user of a user state.
         broadcast: returned elements go to every open stream of the state.
         inline: a ``def`` handler that never blocks runs on the event loop.
         timeout: seconds from the start of the turn (per segment for generators).
@@ -268,7 +268,8 @@ def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType)
     """Return the event for one method, with its annotations resolved where that is possible already."""
     guard = getattr(func, "__faststate_guard__", None)
     if guard is not None:
-        func = func.__wrapped__  # type: ignore[attr-defined]  # requires_auth set both
+        if getattr(func, "__faststate_guarded__", None) is func:
+            func = func.__wrapped__  # type: ignore[attr-defined]  # requires_auth set both
         options = _with_guard(options, options.guard.joined(guard))
     if not inspect.isfunction(func):
         raise ConfigurationError(f"@event goes on a method, not on {shorten(func)}")

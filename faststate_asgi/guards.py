@@ -85,6 +85,7 @@ def requires_auth(
         else:
             guarded = _guarded_sync(func, guard)
         guarded.__faststate_guard__ = guard  # type: ignore[attr-defined]  # read by @event
+        guarded.__faststate_guarded__ = guarded  # type: ignore[attr-defined]  # tells it from what wraps it
         return guarded  # type: ignore[return-value]  # same signature by functools.wraps
 
     return decorate
@@ -98,10 +99,16 @@ def _context() -> CurrentContext:
     return context
 
 
+def _is_method(args: tuple[Any, ...]) -> bool:
+    """Whether a state's method is called: its event has checked the guard, and outside a request nothing is checked."""
+    return bool(args) and hasattr(type(args[0]), "__faststate_events__")
+
+
 def _guarded_async(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     @functools.wraps(func)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
-        await _context().check(guard)
+        if not _is_method(args):
+            await _context().check(guard)
         return await func(*args, **kwargs)
 
     return guarded
@@ -110,7 +117,8 @@ def _guarded_async(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]
 def _guarded_sync(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     @functools.wraps(func)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        _context().check_from_thread(guard)
+        if not _is_method(args):
+            _context().check_from_thread(guard)
         return func(*args, **kwargs)
 
     return guarded

@@ -166,15 +166,18 @@ class SessionCookie:
         )
         self._verified: OrderedDict[str, Ticket] = OrderedDict()
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Ticket | None:
-        """Return the ticket in a request's headers; None without one, with two, or with one that does not verify."""
+    def read(self, headers: Iterable[tuple[bytes, bytes]], *, is_secure: bool) -> Ticket | None:
+        """Return the ticket in a request's headers; None without one, with two, or with one that does not verify.
+
+        On https only the ``__Host-`` name counts: a sibling subdomain can set the other one.
+        """
+        wanted = (self.host_name if is_secure else self.name).encode()
         values = []
         for name, value in headers:
             if name == b"cookie":
                 for part in value.split(b";"):
                     key, _, content = part.strip().partition(b"=")
-                    decoded = key.decode("latin-1")
-                    if decoded == self.name or decoded == self.host_name:
+                    if key == wanted:
                         values.append(content.decode("latin-1"))
         if len(values) != 1:
             return None

@@ -221,9 +221,9 @@ class StateRegistry:
         return plan
 
     def named(self, name: str) -> StatePlan | None:
-        """Return the plan of the class with this name, declared but unregistered classes included."""
+        """Return the plan of the class with this name; the default registry knows unregistered classes too."""
         plan = self._by_name.get(name)
-        if plan is None and _NAME.fullmatch(name):
+        if plan is None and self is state_registry and _NAME.fullmatch(name):
             found = [cls for cls in _declared(ReactiveState) if cls.__name__ == name and cls not in self._plans]
             if len(found) == 1:
                 plan = self.plan(found[0])

@@ -55,6 +55,8 @@ class Call:
         names: under which the answer is remembered; empty for none.
         digest: of the request's data.
         owner: whose answers they are, for the bound per session.
+        is_immediate: whether nothing but the turn is waited for: an inline handler, and no check of the user's own.
+        after: is told what was committed.
     """
 
     plan: StatePlan
@@ -67,6 +69,7 @@ class Call:
     names: tuple[str, ...] = ()
     digest: bytes = b""
     owner: str = ""
+    is_immediate: bool = False
     after: Callable[[list[Update]], None] = lambda updates: None
 
 
@@ -225,7 +228,9 @@ class Runtime:
             self._running[name] = running
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         running.waiters.append(waiter)
-        self._own(self._run_remembered(call, running), is_inline=call.spec.kind is Kind.INLINE)
+        # Only what cannot wait inside somebody's cancel scope or timeout may take its first steps in this task.
+        is_immediate = call.is_immediate and not self.turns.common_store(call.wanted).is_shared
+        self._own(self._run_remembered(call, running), is_inline=is_immediate)
         return await waiter
 
     def _own(self, coroutine: Coroutine[Any, Any, None], *, is_inline: bool) -> None:
@@ -265,7 +270,7 @@ class Runtime:
         timeout_s = call.spec.options.timeout_s
         turn = await self.turns.take(call.wanted, timeout_s)
         token = current_turn.set(turn)
-        task = asyncio.current_task() if call.spec.kind is not Kind.INLINE else None
+        task = None if call.spec.kind is Kind.INLINE else asyncio.current_task()
         clock = _Clock(timeout_s, lambda: self._expired(call, turn, running, task))
         try:
             try:
@@ -480,18 +485,17 @@ class Runtime:
                     await check(entry)
             yield [entry.state for entry in entries]
             prepared = turn.prepare()
-            await self._shielded(turn.commit(prepared))
+            await self._shielded(turn, turn.commit(prepared))
         finally:
             current_turn.reset(token)
-            await self._shielded(turn.release())
+            await self._shielded(turn, turn.release())
 
-    async def _shielded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _shielded(self, turn: Turn, coroutine: Coroutine[Any, Any, None]) -> None:
         """Finish a coroutine even if the caller is cancelled meanwhile."""
-        try:
-            waiting = coroutine.send(None)
-        except StopIteration:
+        if not turn.store.is_shared:
+            await coroutine  # it does not wait, so nothing can cancel it
             return
-        task = asyncio.get_running_loop().create_task(_rest_of(coroutine, waiting))
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)

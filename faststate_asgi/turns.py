@@ -332,4 +332,3 @@ def blank(cls: type[ReactiveState]) -> ReactiveState:
     }
     object.__setattr__(state, "__dict__", defaults)
     return state
-

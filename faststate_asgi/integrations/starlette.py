@@ -34,13 +34,14 @@ def inject(endpoint: Handler) -> Handler:
 
     @functools.wraps(endpoint)
     async def injected(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in states if name in kwargs}
         bound = outer.bind(*args, **kwargs)
         request = bound.arguments[request_name or "request"]
         values = dict(bound.arguments)
         if request_name is None:
             del values["request"]
         for name, annotation in states.items():
-            values[name] = await _state(request, annotation)
+            values[name] = given[name] if name in given else await _state(request, annotation)
         if inspect.iscoroutinefunction(endpoint):
             return await endpoint(**values)
         return await run_in_threadpool(endpoint, **values)
