@@ -215,7 +215,7 @@ def _field_schemas(core: Any) -> dict[str, Any]:
 def _storage_serializer(core: Any) -> SchemaSerializer:
     """Return a serializer that leaves out nothing but computed fields."""
     # Without the flag pydantic-core takes the class's own serializer, which leaves out Private fields.
-    return SchemaSerializer(_stripped(core), None, False)
+    return SchemaSerializer(_stripped(core), {"ser_json_inf_nan": "constants"}, False)
 
 
 def _stripped(node: Any) -> Any:

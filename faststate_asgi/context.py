@@ -34,9 +34,8 @@ from .identity import (
     from_scope,
     new_session_id,
     new_ticket,
-    record_name,
 )
-from .keys import StateKey, StateScope, checked_id
+from .keys import StateKey, StateScope, checked_id, session_key
 from .registry import StatePlan
 from .state import ReactiveState
 from .transports.base import Ended
@@ -75,8 +74,12 @@ class RequestContext:
         "_to_set",
         "_was_session_used",
         "engine",
+        "headers",
+        "is_presented_revoked",
         "is_started",
         "mount_url",
+        "path_params",
+        "presented_id",
     )
 
     def __init__(self, engine: FastState, scope: Any, kind: Literal["page", "event", "stream"] = "page") -> None:
@@ -94,6 +97,10 @@ class RequestContext:
         self._states: dict[StateKey, ReactiveState] | None = None
         self._was_session_used = False
         self.is_started = False
+        self.is_presented_revoked = False
+        self.presented_id: str | None = None
+        self.path_params: dict[str, Any] | None = None
+        self.headers = headers_of(scope)
         self.mount_url = engine.mount_url_of(scope)
 
     def __repr__(self) -> str:
@@ -124,11 +131,8 @@ class RequestContext:
 
     def header(self, name: bytes) -> str | None:
         """Return a request header, None if it is missing."""
-        for key, value in self._scope.get("headers", ()):
-            if key == name:
-                text: str = value.decode("latin-1")
-                return text
-        return None
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def client_address(self) -> str:
@@ -162,7 +166,7 @@ class RequestContext:
         """Find session and identity, once; everything below that is awaited does it by itself."""
         if self._is_resolved:
             return self
-        ticket = self.engine.cookie.read(self._scope.get("headers", ()), is_secure=self.is_secure)
+        ticket = self.engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
         if ticket is not None:
             await self._take_ticket(ticket)
         authenticate = self.engine.settings.authenticate
@@ -175,12 +179,14 @@ class RequestContext:
 
     async def _take_ticket(self, ticket: Ticket) -> None:
         """Use a cookie, unless a logout or login made it worthless."""
-        data = (await self.engine.records.get_records([record_name(ticket.session_id)]))[0]
+        self.presented_id = ticket.session_id
+        data = (await self.engine.records.get_records((ticket.record_name,)))[0]
         if data is None:
             self._ticket, self._session_id = ticket, ticket.session_id
         else:
             record = SessionRecord.load(data)
             if record.is_revoked:
+                self.is_presented_revoked = True
                 return
             self._ticket, self._session_id = ticket, record.session_id
             self._login = record.identity if record.identity and not record.identity.is_expired else None
@@ -189,13 +195,13 @@ class RequestContext:
         """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
         if self._is_resolved:
             return
-        if _is_on_loop():
+        if is_on_loop():
             raise NotResolvedError('session and identity are not known yet: `await scope["faststate"].resolve()` first')
         self._from_thread(self.resolve())
 
     def _from_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on the engine's loop from a worker thread."""
-        if _is_on_loop():
+        if is_on_loop():
             coroutine.close()
             raise NotResolvedError("this is the event loop: use `await State.aget(request)` in async handlers")
         return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result(_FROM_THREAD_S)
@@ -271,10 +277,10 @@ class RequestContext:
         ticket = new_ticket()
         session_id = ticket.session_id if is_other_user or self._session_id is None else self._session_id
         ttl_s = self.engine.settings.session_max_age
-        records = {record_name(ticket.session_id): (SessionRecord(session_id, identity).dump(), ttl_s)}
+        records = {ticket.record_name: (SessionRecord(session_id, identity).dump(), ttl_s)}
         old = self._ticket
         if old is not None:
-            records[record_name(old.session_id)] = (SessionRecord(is_revoked=True).dump(), ttl_s)
+            records[old.record_name] = (SessionRecord(is_revoked=True).dump(), ttl_s)
         await self.engine.records.put_records(records)
         self._ticket = self._to_set = ticket
         self._session_id, self._login, self._identity = session_id, identity, identity
@@ -296,9 +302,7 @@ class RequestContext:
         self._was_session_used, self._states, self._is_cleared = True, None, True
         if ticket is not None and session_id is not None:
             revoked = SessionRecord(is_revoked=True).dump()
-            await self.engine.records.put_records(
-                {record_name(ticket.session_id): (revoked, self.engine.settings.session_max_age)}
-            )
+            await self.engine.records.put_records({ticket.record_name: (revoked, self.engine.settings.session_max_age)})
             await self.engine.clear_session_states(session_id)
             await self.engine.end_streams(Ended(session=ticket.session_id))
 
@@ -334,7 +338,7 @@ class RequestContext:
             case StateScope.GLOBAL:
                 return StateKey(StateScope.GLOBAL, plan.name)
             case StateScope.SESSION:
-                return StateKey(StateScope.SESSION, plan.name, session_id=self._session_or_ephemeral())
+                return session_key(plan.name, self._session_or_ephemeral())
             case StateScope.USER:
                 user = self.user
                 if user is None:
@@ -362,7 +366,7 @@ class RequestContext:
     def _own_id(self, plan: StatePlan, given: Any, in_path: tuple[str, ...], in_query: tuple[str, ...]) -> str:
         """Return a record or component id: given, else from the path, else from the query."""
         if given is None:
-            path: Any = self._scope.get("path_params") or {}
+            path: Any = self.path_params or self._scope.get("path_params") or {}
             given = next((path[name] for name in in_path if path.get(name) is not None), None)
         if given is None:
             given = next((value for name in in_query if (value := self._query(name)) is not None), None)
@@ -515,6 +519,18 @@ class RequestContext:
             state.delete()
 
 
+def headers_of(scope: Any) -> dict[bytes, bytes]:
+    """Return a request's headers by name; what was sent twice is joined (RFC 9110 5.3), cookies by a semicolon."""
+    raw: list[tuple[bytes, bytes]] = scope.get("headers", ())
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        headers = {}
+        for name, value in raw:
+            known = headers.get(name)
+            headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
+    return headers
+
+
 def with_next(login_url: str, path: str, query: str) -> str:
     """Return a login address with a ``next`` that no browser reads as another site."""
     target = "/" + path.lstrip("/\\") + (f"?{query}" if query else "")
@@ -545,7 +561,7 @@ def _names(value: Iterable[str] | str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _is_on_loop() -> bool:
+def is_on_loop() -> bool:
     """Whether this code runs on an event loop."""
     try:
         asyncio.get_running_loop()

@@ -59,6 +59,7 @@ class EventRequest:
     """
 
     __slots__ = (
+        "background",
         "binder",
         "context",
         "engine",
@@ -88,21 +89,13 @@ class EventRequest:
         self.plan, self.spec, self.path_params = plan, spec, path_params
         self.binder: Binder = binder_of(spec)
         self.incoming = Incoming()
-        self.is_datastar = False
-        self.idempotency_key: str | None = None
-        self.live = _NO_LIVE
+        headers = context.headers
+        key, live = headers.get(b"idempotency-key"), headers.get(b"faststate-live", b"undefined")
+        self.is_datastar = headers.get(b"datastar-request") == b"true"
+        self.idempotency_key: str | None = None if key is None else key.decode("latin-1")
+        self.live = _NO_LIVE if live == b"undefined" else frozenset(live.decode("latin-1").split(","))
         self.version = NO_VERSION
-        self._read_headers()
-
-    def _read_headers(self) -> None:
-        for name, value in self.scope["headers"]:
-            if name == b"datastar-request":
-                self.is_datastar = value == b"true"
-            elif name == b"idempotency-key":
-                self.idempotency_key = value.decode("latin-1")
-            elif name == b"faststate-live":
-                text = value.decode("latin-1")
-                self.live = _NO_LIVE if text == "undefined" else frozenset(text.split(","))
+        self.background: Any = None
 
     # -- before the turn ---------------------------------------------------------------------------------------------
 
@@ -125,16 +118,19 @@ class EventRequest:
         self.key = context.key_of(plan)
         rate = spec.options.rate_limit
         if rate is not None or plan.rate is not None:
-            engine.limit_rate(plan, spec, context)
+            caller = context.made_session_id if had_session else None
+            engine.limit_rate(plan, spec, caller or context.client_address)
         self.incoming = await read_incoming(
             receive,
-            self.scope["headers"],
+            context.headers,
             spec.method,
             self.scope.get("query_string", b""),
             max_body=settings.max_body,
             max_file=settings.max_file,
         )
         self.incoming.path = self.path_params
+        if self.path_params:
+            self.incoming.digest += repr(sorted(self.path_params.items())).encode()
         arguments = self.binder.bind(self.incoming)
         names = self._names(had_session=had_session)
         wanted = [(plan, self.key)]
@@ -170,15 +166,17 @@ class EventRequest:
     def _names(self, *, had_session: bool) -> tuple[str, ...]:
         """Return under which names the answer is remembered.
 
-        A first click has no session yet, and its repetition may come with or without the cookie that the first answer
-        brought: it is found under both.
+        A first click has no session yet, and a click that logs in or out makes its own cookie worthless; the repetition
+        may come with the old cookie or the new one, so it is found under both.
         """
         if self.idempotency_key is None:
             return ()
         tail = f"{self.spec.path}:{self.idempotency_key}"
-        session_id = self.context.made_session_id
-        own = () if session_id is None else (f"{session_id}:{tail}",)
-        return own if had_session else (f":{tail}", *own)
+        session_id, presented_id = self.context.made_session_id, self.context.presented_id
+        if had_session and session_id == presented_id:
+            return (f"{session_id}:{tail}",)
+        owners = dict.fromkeys(owner for owner in (session_id, presented_id or "") if owner is not None)
+        return tuple(f"{owner}:{tail}" for owner in owners)
 
     # -- in the turn -------------------------------------------------------------------------------------------------
 
@@ -237,7 +235,7 @@ class EventRequest:
     def _committed(self, updates: list[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
         missed = [update for update in updates if update.key.label not in self.live]
-        if missed and self.context.has_session and self.engine.hub.stream_count:
+        if missed and self.is_datastar and self.context.has_session:
             now = asyncio.get_running_loop().time()
             self.engine.hub.note_answered(self.context.session_id or "", missed, now)
 
@@ -289,6 +287,7 @@ class EventRequest:
         body = getattr(response, "body", None)
         if not isinstance(body, bytes):
             raise TypeError("an event can return a Response with a body only; use a generator event to stream")
+        self.background = response.background
         return Answer(self.incoming.digest, response.status_code, (*headers, *self._session_headers()), body)
 
     def _redirect(self, url: str) -> Answer:
@@ -326,8 +325,9 @@ async def handle_event(
         return
     plan, spec = found
     settings = engine.settings
+    context.path_params = path_params
     try:
-        check_origin(scope, settings.trusted_origins, settings.public_origins, is_read=method == "GET")
+        check_origin(scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=method == "GET")
     except AuthorizationError as exc:
         problem, _ = describe(exc, path, is_debug=False)
         await respond(send, 403, PROBLEM_HEADERS, problem_body(problem))
@@ -346,16 +346,23 @@ async def _run(engine: FastState, request: EventRequest, receive: Receive, send:
     try:
         call = await request.call(receive)
         if request.spec.is_generator:
-            outcome = await engine.runtime.stream(call, _emitter(request))
-            if isinstance(outcome, StreamedCall):
-                await _send_stream(request, outcome, receive, send)
-                return
-            answer = outcome
-        else:
-            answer = await engine.runtime.run(call)
+            streamed = await engine.runtime.stream(call, _emitter(request))
+            await _send_stream(request, streamed, receive, send)
+            return
+        answer = await engine.runtime.run(call)
     except Exception as exc:
-        answer = request._failed(exc)
+        answer = await _remembered_of_old_cookie(engine, request) or request._failed(exc)
     await _send_answer(send, answer)
+    if request.background is not None:
+        await request.background()
+
+
+async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) -> Answer | None:
+    """Return the first answer of a click that logged out: its repetition is refused, because the cookie is worthless."""
+    presented_id = request.context.presented_id
+    if presented_id is None or request.idempotency_key is None or not request.context.is_presented_revoked:
+        return None
+    return await engine.records.recall((f"{presented_id}:{request.spec.path}:{request.idempotency_key}",))
 
 
 async def _send_answer(send: Send, answer: Answer) -> None:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .context import RequestContext, Wanted, unpacked
+from .context import Wanted, is_on_loop, unpacked
 from .current import current_context
-from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError
+from .errors import ConfigurationError, FastStateError, NotResolvedError, StateNotFoundError, StoreUnavailableError
 from .events import EventSpec
 from .guards import Guard
 from .hub import Hub
@@ -36,12 +36,13 @@ from .stores.memory import MemoryStore
 from .subapp import LocalScript, SubApp, quoted_mount
 from .transports.base import Ended, Transport
 from .transports.local import LocalTransport
-from .turns import Turns
+from .turns import Turns, delete_held
 from .updates import Update
 
 logger = logging.getLogger("faststate")
 S = TypeVar("S", bound=ReactiveState)
 TICK_S = 0.25
+SHORT_TTL_S = 4.0
 PURGE_LIMIT = 1000
 
 
@@ -169,6 +170,8 @@ class FastState:
             return
         self._runtime.is_draining = True
         self.hub.end_all()
+        # A server waits for running requests before it says that the lifespan is over, so the clock runs from here.
+        self.loop.call_later(self.settings.drain_timeout, self._runtime.give_up)
 
     def chain_signals(self) -> None:
         """Hear of SIGTERM and SIGINT before the server begins to wait for open streams.
@@ -210,18 +213,22 @@ class FastState:
             elapsed_s += tick_s
             try:
                 await self.hub.tick()
+                await self._keep_watched(all_of_them=elapsed_s >= 1)
                 if elapsed_s >= 1:
                     elapsed_s = 0.0
                     await self._keep_house()
             except Exception:
                 logger.exception("a background tick failed")
 
-    async def _keep_house(self) -> None:
-        """Keep watched states alive and purge expired ones."""
+    async def _keep_watched(self, *, all_of_them: bool) -> None:
+        """Keep watched states from expiring; those with a very short ``ttl`` are touched more often."""
         watched = [(m.key, m.plan.config.ttl) for m in self.hub.watched if m.streams]
-        lasting = [(key, ttl) for key, ttl in watched if ttl is not None]
+        lasting = [(key, ttl) for key, ttl in watched if ttl is not None and (all_of_them or ttl < SHORT_TTL_S)]
         if lasting:
             await self._store.touch(lasting)
+
+    async def _keep_house(self) -> None:
+        """Purge what has expired."""
         await self._store.purge(PURGE_LIMIT)
         self.hub.forget_answered(asyncio.get_running_loop().time(), 60.0)
 
@@ -407,13 +414,17 @@ class FastState:
             state.delete()
 
     async def clear_session_states(self, session_id: str) -> int:
-        """Delete the session and component states of a session, and return how many there were."""
+        """Delete the session and component states of a session, and return how many there were.
+
+        Those that the running event itself holds are deleted when it commits.
+        """
         await self.ensure_open()
-        keys = await self._store.delete_session(session_id)
+        held = delete_held(session_id)
+        keys = await self._store.delete_session(session_id, keep=held)
         for mirror in self.hub.watched:
             if mirror.key in keys:
                 self.hub.reload(mirror)
-        return len(keys)
+        return len(keys) + len(held)
 
     async def end_streams(self, which: Ended) -> None:
         """End streams in every process."""
@@ -427,9 +438,8 @@ class FastState:
 
     # -- around ------------------------------------------------------------------------------------------------------
 
-    def limit_rate(self, plan: StatePlan, spec: EventSpec, context: RequestContext) -> None:
+    def limit_rate(self, plan: StatePlan, spec: EventSpec, caller: str) -> None:
         """Count one call; ``RateLimitedError`` if the caller makes too many."""
-        caller = context.made_session_id or context.client_address
         own = parse_rate(spec.options.rate_limit, spec.path)
         if own is not None:
             self._limiter.take(own, caller, spec.path)
@@ -525,6 +535,8 @@ class _SyncTransaction:
         self._done: Any = None
 
     def __enter__(self) -> Any:
+        if is_on_loop():
+            raise NotResolvedError("faststate.sync is for worker threads; on the event loop use faststate itself")
         loop = self._engine.loop
         entered: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._done = asyncio.run_coroutine_threadsafe(self._hold(entered), loop)
@@ -584,6 +596,9 @@ class SyncFastState:
         self._run(self._engine.delete(cls, **ids))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if is_on_loop():
+            coroutine.close()
+            raise NotResolvedError("faststate.sync is for worker threads; on the event loop use faststate itself")
         return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop).result()
 
 

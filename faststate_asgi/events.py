@@ -68,6 +68,7 @@ class EventSpec:
     signature: inspect.Signature
     hints: Mapping[str, Any] | None
     state_name: str = ""
+    bound_field: str | None = None
     binder: Any = field(default=None, repr=False)
 
     @property
@@ -93,7 +94,7 @@ class EventSpec:
             name
             for name, parameter in list(self.signature.parameters.items())[1:]
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            and injection(name, hints.get(name, Any)) is None
+            and (name == self.bound_field or injection(name, hints.get(name, Any)) is None)
         ]
 
     def is_required(self, name: str) -> bool:
@@ -160,6 +161,7 @@ class Event(Generic[P, R]):
             signature=inspect.signature(self.func),
             hints=self.hints,
             state_name=owner.__name__,
+            bound_field=self.bound_field,
         )
 
 
@@ -269,7 +271,7 @@ def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType)
     guard = getattr(func, "__faststate_guard__", None)
     if guard is not None:
         if getattr(func, "__faststate_guarded__", None) is func:
-            func = func.__wrapped__  # type: ignore[attr-defined]  # requires_auth set both
+            func = func.__wrapped__
         options = _with_guard(options, options.guard.joined(guard))
     if not inspect.isfunction(func):
         raise ConfigurationError(f"@event goes on a method, not on {shorten(func)}")

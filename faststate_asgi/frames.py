@@ -11,6 +11,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+from pydantic_core import to_json
+
 from .errors import InvalidStateError
 from .patches import Json
 
@@ -28,7 +30,6 @@ HEARTBEAT = b": \n\n"
 _CODE = re.compile(r"[<>&'@$`\x7f]")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _FORBIDDEN_IN_LINE = re.compile(r"[\r\n\x00]")
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _encode_spaced = json.JSONEncoder(allow_nan=False).encode
 
 
@@ -54,11 +55,11 @@ def attribute(value: str) -> str:
 
 
 def signals(patch: Json, *, only_if_missing: bool = False) -> bytes:
-    """Return the frame that merges ``patch`` into the page's signals."""
+    """Return the frame that merges ``patch``, which is in wire form, into the page's signals."""
     head = b"event: datastar-patch-signals\n"
     if only_if_missing:
         head += b"data: onlyIfMissing true\n"
-    return head + b"data: signals " + _encode(patch).encode("ascii") + b"\n\n"
+    return head + b"data: signals " + to_json(patch, inf_nan_mode="constants") + b"\n\n"
 
 
 def elements(markup: str, *, selector: str | None = None, mode: str = "outer") -> bytes:

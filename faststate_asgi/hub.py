@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import Any
 
 from . import frames
+from .errors import StoreUnavailableError
 from .keys import StateKey
 from .patches import Json, merge, nest, same
 from .registry import StatePlan
@@ -132,14 +133,14 @@ class Mirror:
             self.fragment_at[name] = self.seq
 
     def fresh(self, since: int) -> list[bytes]:
-        """Return the frames that bring a page that was sent ``since`` to the newest values."""
+        """Return the frames that bring a page that was sent ``since`` to the newest values; all of them for -1."""
         if self.latest is not None and self.latest[0] == self.seq == since + 1:
             return self.latest[1]
         patch = {n: v for n, v in self.values.items() if self.changed_at.get(n, 0) > since}
         removed = [n for n in patch if type(patch[n]) is dict and self.removed_at.get(n, 0) > since]
         result = signal_frames(signal_path(self.plan, self.key), patch, removed)
         result += [f for n, f in self.fragments.items() if self.fragment_at.get(n, 0) > since]
-        return result + [frame for seq, frame in self.once if seq > since]
+        return result + [frame for seq, frame in self.once if seq > since >= 0]
 
 
 class Stream:
@@ -296,13 +297,16 @@ class Hub:
 
     async def mirrors(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> list[Mirror]:
         """Return loaded mirrors; each key is read once, however many streams ask at the same time."""
-        found = [self._mirrors.get(key) or self._new_mirror(plan, key) for plan, key in wanted]
-        for mirror in found:
-            while not mirror.is_loaded:
-                if mirror.loading is None:
-                    mirror.loading = self._spawn(self._load_mirror(mirror))
-                await asyncio.shield(mirror.loading)
-        return found
+        while True:
+            found = [self._mirrors.get(key) or self._new_mirror(plan, key) for plan, key in wanted]
+            for mirror in found:
+                while not mirror.is_loaded:
+                    if mirror.loading is None:
+                        mirror.loading = self._spawn(self._load_mirror(mirror))
+                    await asyncio.shield(mirror.loading)
+            # One may have lost its last stream while another was loading.
+            if all(self._mirrors.get(mirror.key) is mirror for mirror in found):
+                return found
 
     def _new_mirror(self, plan: StatePlan, key: StateKey) -> Mirror:
         mirror = self._mirrors[key] = Mirror(plan, key)
@@ -331,8 +335,6 @@ class Hub:
         for mirror in stream.mirrors:
             mirror.streams[stream] = None
             mirror.idle_ticks = 0
-            # A mirror whose last stream left while this one was opening was dropped: it is in use again.
-            self._mirrors[mirror.key] = mirror
         if stream.session_id is not None:
             self._per_session[stream.session_id] = self._per_session.get(stream.session_id, 0) + 1
 
@@ -439,18 +441,17 @@ class Hub:
         if len(self._answered) > 10_000:
             self._answered.pop(next(iter(self._answered)))
 
-    def repeat_answered(self, stream: Stream, now: float, within_s: float) -> bool:
-        """Mark what the stream's session was answered lately as not sent; tell whether there is any."""
+    def answered_lately(self, stream: Stream, now: float, within_s: float) -> bytes:
+        """Return the newest values of states that the stream's session was answered lately, as one body."""
         notes = self._answered.get(stream.session_id or "")
-        if not notes:
-            return False
-        found = False
-        for index, mirror in enumerate(stream.mirrors):
-            note = notes.get(mirror.key)
-            if note is not None and now - note <= within_s:
-                stream.sent[index] = -1
-                found = True
-        return found
+        if not notes or stream.is_blocked:
+            return b""
+        parts: list[bytes] = []
+        for mirror in stream.mirrors:
+            noted_at = notes.get(mirror.key)
+            if noted_at is not None and now - noted_at <= within_s:
+                parts += mirror.fresh(-1)
+        return with_id(parts, vector_id(stream.mirrors, stream.versions))
 
     def forget_answered(self, now: float, within_s: float) -> None:
         """Drop old notes."""
@@ -594,8 +595,11 @@ class Hub:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("a background task of the hub failed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreUnavailableError):
+            logger.warning("a watched state could not be read: %s", error)
+        elif error is not None:
+            logger.error("a background task of the hub failed", exc_info=error)
 
 
 def snapshot_frames(mirrors: Sequence[Mirror], labels: str, last_event_id: str | None) -> list[bytes]:

@@ -10,7 +10,6 @@ import json
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -126,16 +125,20 @@ def from_scope(scope: Mapping[str, Any]) -> Identity | None:
 class Ticket:
     """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds).
 
-    ``session_id`` is the session of this token, which does not reveal it.
+    ``session_id`` is the session of this token, which does not reveal it; ``record_name`` is where a store keeps what
+    a login or logout made of it.
     """
 
     token: str
     issued_at_s: float
     renewed_at_s: float
     session_id: str = field(init=False)
+    record_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "session_id", _digest(self.token))
+        session_id = _digest(self.token)
+        object.__setattr__(self, "session_id", session_id)
+        object.__setattr__(self, "record_name", f"login:{session_id}")
 
 
 def new_ticket() -> Ticket:
@@ -164,39 +167,33 @@ class SessionCookie:
         self._signer = Signer(
             list(reversed(self._keys)), salt="faststate.session", key_derivation="hmac", digest_method=sha256
         )
-        self._verified: OrderedDict[str, Ticket] = OrderedDict()
+        self._verified: dict[tuple[bytes, bool], Ticket] = {}
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]], *, is_secure: bool) -> Ticket | None:
-        """Return the ticket in a request's headers; None without one, with two, or with one that does not verify.
+    def read(self, header: bytes | None, *, is_secure: bool) -> Ticket | None:
+        """Return the ticket in a ``Cookie`` header; None without one, with two, or with one that does not verify.
 
         On https only the ``__Host-`` name counts: a sibling subdomain can set the other one.
         """
-        wanted = (self.host_name if is_secure else self.name).encode()
-        values = []
-        for name, value in headers:
-            if name == b"cookie":
-                for part in value.split(b";"):
-                    key, _, content = part.strip().partition(b"=")
-                    if key == wanted:
-                        values.append(content.decode("latin-1"))
-        if len(values) != 1:
+        if header is None:
             return None
-        return self.verify(values[0])
-
-    def verify(self, text: str) -> Ticket | None:
-        """Return the ticket in a cookie's value, None if it is not ours or too old."""
-        ticket = self._verified.get(text)
-        if ticket is None:
-            ticket = self._unsign(text)
-            if ticket is None:
+        known = self._verified.get((header, is_secure))
+        if known is None:
+            known = self._found(header, self.host_name if is_secure else self.name)
+            if known is None:
                 return None
-            self._verified[text] = ticket
+            self._verified[header, is_secure] = known
             if len(self._verified) > _CACHED_COOKIES:
-                self._verified.popitem(last=False)
+                del self._verified[next(iter(self._verified))]
         now_s = time.time()
-        if not -CLOCK_TOLERANCE_S <= now_s - ticket.issued_at_s <= self._max_age_s:
+        if now_s - known.renewed_at_s > self._idle_s:
             return None
-        return ticket if now_s - ticket.renewed_at_s <= self._idle_s else None
+        return known if -CLOCK_TOLERANCE_S <= now_s - known.issued_at_s <= self._max_age_s else None
+
+    def _found(self, header: bytes, name: str) -> Ticket | None:
+        """Return the one ticket of this name in a header, None if it is not ours or not the only one."""
+        pairs = (part.strip().partition(b"=") for part in header.split(b";"))
+        values = [value.decode("latin-1") for key, _, value in pairs if key == name.encode()]
+        return self._unsign(values[0]) if len(values) == 1 else None
 
     def renewed(self, ticket: Ticket) -> Ticket | None:
         """Return the ticket with a new date if a page should set the cookie again, else None."""
@@ -269,8 +266,3 @@ class SessionRecord:
             return cls(document["sid"], identity or None, document["revoked"])
         except (ValueError, KeyError, TypeError, IndexError):
             return cls(is_revoked=True)
-
-
-def record_name(session_id: str) -> str:
-    """Return the name under which a store keeps the record of a cookie."""
-    return f"login:{session_id}"

@@ -9,6 +9,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from .errors import BadRequestError
@@ -121,6 +122,12 @@ class StateKey:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StateKey) and self.text == other.text
+
+
+@lru_cache(maxsize=8192)
+def session_key(name: str, session_id: str) -> StateKey:
+    """Return the key of a session state; the busiest ones are made once."""
+    return StateKey(StateScope.SESSION, name, session_id=session_id)
 
 
 def state_id(key: StateKey) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from . import frames
 from .current import current_context, mount_url
@@ -90,7 +91,9 @@ class Live(_Rendered):
         for state in self.states:
             merge(seeds, state.signals())
         seeds["_faststate"] = {"error": "", "connected": False, "live": self.labels}
-        address = frames.expression(f"{mount_url()}/sse?states={self.labels}")[1:-1]
+        # The browser decodes and encodes the query once more on its way.
+        states = quote(self.labels, safe="") if "%" in self.labels else self.labels
+        address = frames.expression(f"{mount_url()}/sse?states={states}")[1:-1]
         name = blake2b(self.labels.encode(), digest_size=4).hexdigest()
         return _tag(
             "div",

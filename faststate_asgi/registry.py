@@ -95,6 +95,7 @@ class StatePlan:
     events: Mapping[str, EventSpec]
     namespace: str | None
     has_default: bool
+    is_implicit: bool = field(default=False, kw_only=True)
     codec: Codec = field(repr=False)
 
     @property
@@ -131,6 +132,8 @@ class StateRegistry:
     def register(self, cls: type[S], config: StateConfig | None = None) -> type[S]:
         """Make a state class known; the same class with the same config may be registered again.
 
+        A class that was used before it was registered takes the config now.
+
         Raises:
             ConfigurationError: a config that cannot work, a name that is taken, two events on one path. Nothing is
                 registered then.
@@ -138,7 +141,9 @@ class StateRegistry:
         if not (isinstance(cls, type) and issubclass(cls, ReactiveState)) or cls is ReactiveState:
             raise ConfigurationError(f"register() takes a subclass of ReactiveState, not {shorten(cls)}")
         known = self._plans.get(cls)
-        if known is not None:
+        if known is not None and known.is_implicit and config is not None:
+            self.unregister(cls)
+        elif known is not None:
             if config is None or config == known.config or _normal(cls, config) == known.config:
                 return cls
             raise ConfigurationError(f"{cls.__name__} is registered already, with another StateConfig")
@@ -218,6 +223,7 @@ class StateRegistry:
         if plan is None:
             self.register(cls)
             plan = self._plans[cls]
+            plan.is_implicit = True
         return plan
 
     def named(self, name: str) -> StatePlan | None:

@@ -13,7 +13,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, Remember, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn
 from .updates import Update
+from .workers import Workers
 
 logger = logging.getLogger("faststate.events")
 
@@ -76,17 +76,11 @@ class Call:
 class _Running:
     """A call that has begun: repetitions of its request wait here for its answer."""
 
-    __slots__ = ("digest", "waiters")
+    __slots__ = ("call", "waiters")
 
-    def __init__(self, digest: bytes) -> None:
-        self.digest = digest
-        self.waiters: list[asyncio.Future[Answer]] = []
-
-    def settle(self, answer: Answer) -> None:
-        """Give the answer to everybody who still waits."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(answer)
+    def __init__(self, call: Call, waiter: asyncio.Future[Answer]) -> None:
+        self.call = call
+        self.waiters = [waiter]
 
 
 class _Clock:
@@ -196,7 +190,8 @@ class Runtime:
         self._running: dict[str, _Running] = {}
         self._streamed: dict[str, StreamedCall] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._threads = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="faststate")
+        self._workers = Workers(WORKER_THREADS, "faststate")
+        self._calls: set[_Running] = set()
         self.is_draining = False
         self.events_run = 0
 
@@ -213,25 +208,32 @@ class Runtime:
         Raises:
             ArgumentError: another request under the same idempotency key.
         """
-        first = next((self._running[name] for name in call.names if name in self._running), None)
-        if first is None:
-            return await self._begin(call)
-        if first.digest != call.digest:
-            raise _reused()
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        first.waiters.append(waiter)
-        return await waiter
-
-    async def _begin(self, call: Call) -> Answer:
-        running = _Running(call.digest)
+        for name in call.names:
+            first = self._running.get(name)
+            if first is not None:
+                if first.call.digest != call.digest:
+                    raise _reused()
+                first.waiters.append(waiter)
+                return await waiter
+        running = _Running(call, waiter)
+        self._calls.add(running)
         for name in call.names:
             self._running[name] = running
-        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        running.waiters.append(waiter)
         # Only what cannot wait inside somebody's cancel scope or timeout may take its first steps in this task.
         is_immediate = call.is_immediate and not self.turns.common_store(call.wanted).is_shared
-        self._own(self._run_remembered(call, running), is_inline=is_immediate)
+        self._own(self._run_remembered(running), is_inline=is_immediate)
         return await waiter
+
+    def _settle(self, running: _Running, answer: Answer) -> None:
+        """Give the answer to everybody who waits, once; later repetitions find it in the store."""
+        self._calls.discard(running)
+        for name in running.call.names:
+            if self._running.get(name) is running:
+                del self._running[name]
+        for waiter in running.waiters:
+            if not waiter.done():
+                waiter.set_result(answer)
 
     def _own(self, coroutine: Coroutine[Any, Any, None], *, is_inline: bool) -> None:
         """Run a coroutine that nobody else can cancel; one that may run inline takes its first steps here."""
@@ -246,58 +248,55 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_remembered(self, call: Call, running: _Running) -> None:
+    async def _run_remembered(self, running: _Running) -> None:
         """Settle a call with a remembered answer, or run it."""
-        answer: Answer | None = None
+        call = running.call
         try:
             if call.names:
                 answer = await self._answers().recall(call.names)
-                if answer is not None and answer.digest != call.digest:
-                    answer = call.fail(_reused())
-            if answer is None:
-                await self._run_once(call, running)
+                if answer is not None:
+                    self._settle(running, answer if answer.digest == call.digest else call.fail(_reused()))
+                    return
+            await self._run_once(running)
         except Exception as exc:
-            answer = call.fail(exc)
-        finally:
-            for name in call.names:
-                if self._running.get(name) is running:
-                    del self._running[name]
-        if answer is not None:
-            running.settle(answer)
+            self._settle(running, call.fail(exc))
 
-    async def _run_once(self, call: Call, running: _Running) -> None:
+    async def _run_once(self, running: _Running) -> None:
         """Take the turn, run the handler, commit, settle. Errors of the handler are answers too."""
-        timeout_s = call.spec.options.timeout_s
-        turn = await self.turns.take(call.wanted, timeout_s)
+        call = running.call
+        turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
         token = current_turn.set(turn)
-        task = None if call.spec.kind is Kind.INLINE else asyncio.current_task()
-        clock = _Clock(timeout_s, lambda: self._expired(call, turn, running, task))
+        task = asyncio.current_task() if call.spec.kind is Kind.ASYNC else None
+        clock = _Clock(call.spec.options.timeout_s, lambda: self._expired(running, turn, task))
         try:
             try:
                 state, arguments = await call.prepare(turn)
                 prepared, answer = await self._invoke(call, turn, state, arguments)
             except BaseException as exc:
-                if not clock.take():
-                    return
-                await turn.release()
-                if not isinstance(exc, Exception):
-                    exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
-                answer = call.fail(exc)
-                await self._remember_failure(call, exc, answer)
-                running.settle(answer)
+                if clock.take():
+                    await self._fail(running, turn, exc)
                 return
             if not clock.take():
                 return
             await turn.commit(prepared, self._remembered(call, answer))
-            call.after(prepared.updates)
             self.events_run += 1
+            call.after(prepared.updates)
             if logger.isEnabledFor(logging.INFO):
                 self._log(call, prepared, clock)
-            running.settle(answer)
+            self._settle(running, answer)
         finally:
             current_turn.reset(token)
-            clock.take()
-            await turn.release()
+            if turn.is_active:
+                await turn.release()
+
+    async def _fail(self, running: _Running, turn: Turn, exc: BaseException) -> None:
+        """Settle a call whose handler failed: nothing is changed, the answer is remembered."""
+        await turn.release()
+        if not isinstance(exc, Exception):
+            exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+        answer = running.call.fail(exc)
+        await self._remember_failure(running.call, exc, answer)
+        self._settle(running, answer)
 
     async def _invoke(
         self, call: Call, turn: Turn, state: ReactiveState, arguments: dict[str, Any]
@@ -308,26 +307,17 @@ class Runtime:
             return _concluded(call, turn, func(state, **arguments))
         if kind is Kind.ASYNC:
             return _concluded(call, turn, await func(state, **arguments))
-        work = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: work.run(lambda: _concluded(call, turn, func(state, **arguments)))
-        )
+        context = contextvars.copy_context()
+        return await self._workers.run(lambda: context.run(lambda: _concluded(call, turn, func(state, **arguments))))
 
-    def _expired(self, call: Call, turn: Turn, running: _Running, task: asyncio.Task[Any] | None) -> None:
+    def _expired(self, running: _Running, turn: Turn, task: asyncio.Task[Any] | None) -> None:
         """Settle a call whose time is over: its turn passes on, what its handler still does is ignored."""
-        exc = TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
+        call = running.call
         logger.error("event %s on %s timed out", call.spec.path, call.plan.name)
-        answer = call.fail(exc)
-        self._own(self._settle_expired(call, turn, running, exc, answer), is_inline=False)
-        if task is not None and call.spec.kind is Kind.ASYNC:
+        exc = TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
+        self._own(self._fail(running, turn, exc), is_inline=False)
+        if task is not None:
             task.cancel()
-
-    async def _settle_expired(
-        self, call: Call, turn: Turn, running: _Running, exc: BaseException, answer: Answer
-    ) -> None:
-        await turn.release()
-        await self._remember_failure(call, exc, answer)
-        running.settle(answer)
 
     async def _remember_failure(self, call: Call, exc: BaseException, answer: Answer) -> None:
         """Remember the answer of a handler that ran and failed; refusals are not remembered."""
@@ -356,10 +346,10 @@ class Runtime:
 
     # -- generators --------------------------------------------------------------------------------------------------
 
-    async def stream(self, call: Call, emit: Emit) -> StreamedCall | Answer:
+    async def stream(self, call: Call, emit: Emit) -> StreamedCall:
         """Run a generator event once: each ``yield`` ends a transaction.
 
-        A repetition of the request reads along, or gets the answer that was remembered.
+        A repetition of the request reads along; one that comes later gets the answer that was remembered.
 
         Args:
             call: the event.
@@ -368,21 +358,17 @@ class Runtime:
         Raises:
             ArgumentError: another request under the same idempotency key.
         """
-        known = next((self._streamed[name] for name in call.names if name in self._streamed), None)
-        if known is None:
-            known = StreamedCall(call.digest)
-            for name in call.names:
-                self._streamed[name] = known
-            answer = await self._answers().recall(call.names) if call.names else None
-            if answer is not None:
-                self._forget(call, known)
-                if answer.digest != call.digest:
+        for name in call.names:
+            known = self._streamed.get(name)
+            if known is not None:
+                if known.digest != call.digest:
                     raise _reused()
-                return answer
-            self._own(self._run_generator(call, known, emit), is_inline=False)
-        elif known.digest != call.digest:
-            raise _reused()
-        return known
+                return known
+        streamed = StreamedCall(call.digest)
+        for name in call.names:
+            self._streamed[name] = streamed
+        self._own(self._run_generator(call, streamed, emit), is_inline=False)
+        return streamed
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:
         for name in call.names:
@@ -393,6 +379,10 @@ class Runtime:
         segments: _Segments | None = None
         has_run = False
         try:
+            answer = await self._answers().recall(call.names) if call.names else None
+            if answer is not None:
+                streamed.failure = answer if answer.digest == call.digest else call.fail(_reused())
+                return
             while segments is None or not segments.is_done:
                 if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
                     break
@@ -400,10 +390,11 @@ class Runtime:
                 try:
                     if segments is None:
                         state, arguments = await call.prepare(turn)
-                        segments = _Segments(call.spec, call.spec.func(state, **arguments), state, self._threads)
+                        states = {key: entry.state for key, entry in turn.entries.items()}
+                        segments = _Segments(call.spec, call.spec.func(state, **arguments), states, self._workers)
                         has_run = True
                     else:
-                        self._reload(turn, call, segments.state)
+                        self._reload(turn, call, segments.states)
                     await self._run_segment(call, turn, segments, streamed, emit)
                 finally:
                     await turn.release()
@@ -447,14 +438,13 @@ class Runtime:
         call.after(prepared.updates)
         streamed.put(body)
 
-    def _reload(self, turn: Turn, call: Call, state: ReactiveState) -> None:
-        """Give a generator's ``self`` the newest stored values."""
+    def _reload(self, turn: Turn, call: Call, states: dict[StateKey, ReactiveState]) -> None:
+        """Give the states that a generator holds the newest stored values."""
         for plan, key in call.wanted:
-            entry = turn.load(plan, key, may_create=True)
-            if key == call.key:
-                object.__setattr__(state, "__dict__", entry.state.__dict__)
-                bind(state, bond_of(entry.state))
-                entry.state = state
+            entry, held = turn.load(plan, key, may_create=True), states[key]
+            object.__setattr__(held, "__dict__", entry.state.__dict__)
+            bind(held, bond_of(entry.state))
+            entry.state = held
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -506,8 +496,17 @@ class Runtime:
         """Refuse new events and wait until those that run have ended, at most ``timeout_s``."""
         self.is_draining = True
         deadline = time.monotonic() + timeout_s
-        while self._tasks and time.monotonic() < deadline:
-            await asyncio.wait(list(self._tasks), timeout=deadline - time.monotonic())
+        while self._tasks and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(list(self._tasks), timeout=left_s)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Answer 503 for every call that still runs, and cancel what can be cancelled."""
+        stopping = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+        for running in list(self._calls):
+            self._settle(running, running.call.fail(stopping))
+        for task in list(self._tasks):
+            task.cancel()
 
     async def aclose(self) -> None:
         """End what is still running; handlers in threads keep their thread until they return."""
@@ -515,18 +514,20 @@ class Runtime:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
 
 class _Segments:
     """A running generator of either kind, stepped from one ``yield`` to the next."""
 
-    def __init__(self, spec: EventSpec, generator: Any, state: ReactiveState, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, spec: EventSpec, generator: Any, states: dict[StateKey, ReactiveState], workers: Workers
+    ) -> None:
         self._generator: AsyncGenerator[Any, None] | Generator[Any, None, Any] = generator
         self._is_async = spec.kind is Kind.ASYNC_GENERATOR
-        self._threads = threads
+        self._workers = workers
         self._context = contextvars.copy_context()
-        self.state = state
+        self.states = states
         self.is_done = False
         self.raised: BaseException | None = None
 
@@ -535,7 +536,7 @@ class _Segments:
         try:
             if inspect.isasyncgen(self._generator):
                 return await anext(self._generator)
-            value, self.is_done = await asyncio.get_running_loop().run_in_executor(self._threads, self._next)
+            value, self.is_done = await self._workers.run(self._next)
             return value
         except StopAsyncIteration:
             self.is_done = True
@@ -556,7 +557,7 @@ class _Segments:
             if inspect.isasyncgen(self._generator):
                 await self._generator.aclose()
             else:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._generator.close)  # type: ignore[union-attr]
+                await self._workers.run(self._generator.close)  # type: ignore[union-attr]  # a sync generator here
         except Exception:
             logger.exception("a generator event failed while it was closed")
         self.is_done = True

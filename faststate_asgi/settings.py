@@ -9,6 +9,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def make_settings(arguments: Mapping[str, Any], environment: Mapping[str, str] |
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if variable.startswith("FASTSTATE_") and not variable.startswith(_TEST_ONLY):
+        if text.strip() and variable.startswith("FASTSTATE_") and not variable.startswith(_TEST_ONLY):
             name = variable.removeprefix("FASTSTATE_").lower()
             values[name] = _parse(_known(name, kinds, variable), text, variable)
     for name, value in arguments.items():
@@ -140,7 +141,7 @@ def _parse(kind: str, text: str, name: str) -> Any:
     if kind.startswith("tuple"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
-        return int(text) if kind == "int" else float(text) if kind == "float" else text or None
+        return int(text) if kind == "int" else float(text) if kind == "float" else text
     except ValueError:
         raise ConfigurationError(f"{name} must be a number, not {shorten(text)}") from None
 
@@ -181,7 +182,12 @@ def _debug_key(folder: Path) -> str:
     except FileNotFoundError:
         home.mkdir(exist_ok=True)
         (home / ".gitignore").write_text("*\n")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        draft = home / f"secret_key.{secrets.token_hex(8)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(48))
+        # Several workers may start at once: the first one's key counts, and nobody reads half a file.
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
         return path.read_text().strip()

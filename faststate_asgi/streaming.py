@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote, unquote_plus
 
 from . import frames
 from .context import RequestContext
@@ -40,26 +40,23 @@ _SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
 def requested_states(query: bytes) -> list[tuple[str, str | None]]:
-    """Return names and ids in ``states=Name,Other:id``.
+    """Return names and ids in ``states=Name,Other:id``, whose names and ids are percent-encoded.
+
+    A browser encodes the whole value once more on its way, separators included; it is recognised by their absence.
 
     Raises:
         BadRequestError: none, or too many.
     """
-    for name, value in parse_qsl_raw(query):
+    for pair in query.decode("ascii", "replace").split("&"):
+        name, _, value = pair.partition("=")
         if name == "states":
+            if "," not in value and ":" not in value:
+                value = unquote_plus(value)
             items = [item for item in dict.fromkeys(value.split(",")) if item]
             if not items or len(items) > MAX_STATES:
                 raise BadRequestError(f"states= must name 1 to {MAX_STATES} states")
             return [_name_and_id(item) for item in items]
     raise BadRequestError("The stream needs states=Name,Other:id")
-
-
-def parse_qsl_raw(query: bytes) -> list[tuple[str, str]]:
-    """Return the query's pairs with names and ids still percent-encoded once."""
-    try:
-        return parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=100)
-    except ValueError:
-        raise BadRequestError("The query cannot be read") from None
 
 
 def _name_and_id(item: str) -> tuple[str, str | None]:
@@ -80,6 +77,7 @@ class StreamOpening:
         self.engine, self.context = engine, context
         self._query: bytes = scope.get("query_string", b"")
         self._last_event_id = context.header(b"last-event-id")
+        self._labels = ""
 
     async def wanted(self) -> list[tuple[StatePlan, StateKey]]:
         """Return the states that the request may watch; one that is refused refuses all.
@@ -126,24 +124,33 @@ class StreamOpening:
         if engine.hub.stream_count >= settings.max_streams:
             raise OverloadedError("Too many open streams", headers={"Retry-After": "5"})
 
-    async def serve(self, wanted: list[tuple[StatePlan, StateKey]], receive: Receive, send: Send) -> None:
-        """Send the first frames and deliver changes until the client leaves or the stream has to end."""
-        engine, context = self.engine, self.context
-        mirrors = await engine.hub.mirrors(wanted)
+    async def open(self, wanted: list[tuple[StatePlan, StateKey]], send: Send) -> Stream:
+        """Load what is watched and count the stream; nothing is sent yet.
+
+        Raises:
+            RequestError: a limit was reached meanwhile, or the store does not answer.
+        """
+        hub, context = self.engine.hub, self.context
+        mirrors = await hub.mirrors(wanted)
         self.check_limits()
-        labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
+        self._labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
         stream = Stream(send, mirrors, context.cookie_id, context.session_id, context.user)
         stream.owner = asyncio.current_task()
         stream.abort = _aborter(send, stream)
-        engine.hub.attach(stream)
+        hub.attach(stream)
+        return stream
+
+    async def serve(self, stream: Stream, receive: Receive) -> None:
+        """Send the first frames and deliver changes until the client leaves or the stream has to end."""
+        engine = self.engine
         try:
-            first = snapshot_frames(mirrors, labels, self._last_event_id)
+            first = snapshot_frames(stream.mirrors, self._labels, self._last_event_id)
             opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
-            body = opening + with_id(first, vector_id(mirrors, stream.versions))
+            body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
             self._set_times(stream)
             async with asyncio.timeout(engine.settings.write_deadline):
-                await send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
+                await stream.send({"type": "http.response.body", "body": body, "more_body": True})
             await engine.hub.catch_up(stream)
             timer = asyncio.get_running_loop().call_later(REPEAT_AFTER_S, self._repeat, stream)
             try:
@@ -191,9 +198,9 @@ class StreamOpening:
 
     def _repeat(self, stream: Stream) -> None:
         """Send once more what an answer may just be bringing to the page in an older version."""
-        hub, now = self.engine.hub, asyncio.get_running_loop().time()
-        if hub.repeat_answered(stream, now, ANSWERED_WITHIN_S) and not stream.is_blocked:
-            hub.step(stream, {"type": "http.response.body", "body": stream.compose(), "more_body": True})
+        body = self.engine.hub.answered_lately(stream, asyncio.get_running_loop().time(), ANSWERED_WITHIN_S)
+        if body:
+            self.engine.hub.step(stream, {"type": "http.response.body", "body": body, "more_body": True})
 
     async def _finish(self, stream: Stream) -> None:
         """Write when to come back and that the page is cut off meanwhile, and end the response."""

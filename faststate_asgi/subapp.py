@@ -19,7 +19,8 @@ from starlette.routing import Route
 from .context import RequestContext
 from .current import current_context
 from .dispatch import handle_event
-from .errors import AuthenticationError, AuthorizationError, BadRequestError, ConfigurationError, FastStateError
+from .errors import AuthenticationError, AuthorizationError, BadRequestError, ConfigurationError
+from .frames import SSE_HEADERS
 from .guards import Guard
 from .identity import check_guard
 from .origins import check_origin
@@ -102,29 +103,23 @@ class SubApp:
         settings = self.engine.settings
         context = RequestContext(self.engine, scope, "stream")
         if scope["method"] == "HEAD":
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 200,
-                    "headers": [(b"content-type", b"text/event-stream"), (b"content-length", b"0")],
-                }
-            )
-            await send({"type": "http.response.body", "body": b""})
+            await respond(send, 200, SSE_HEADERS)
             return
         token = current_context.set(context)
         try:
-            check_origin(scope, settings.trusted_origins, settings.public_origins, is_read=False)
+            check_origin(scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=False)
             opening = StreamOpening(self.engine, context, scope)
             wanted = await opening.wanted()
             opening.check_limits()
-        except FastStateError as exc:
-            await self._refuse_stream(scope, context, send, exc)
+            stream = await opening.open(wanted, send)
+        except Exception as exc:
+            await self._refuse_stream(context, send, exc)
             return
         finally:
             current_context.reset(token)
-        await opening.serve(wanted, receive, send)
+        await opening.serve(stream, receive)
 
-    async def _refuse_stream(self, scope: Any, context: RequestContext, send: Send, exc: FastStateError) -> None:
+    async def _refuse_stream(self, context: RequestContext, send: Send, exc: Exception) -> None:
         """Refuse so that Datastar stops retrying where a retry cannot help, and others see the real status."""
         problem, extra = describe(exc, "stream", is_debug=self.engine.settings.debug)
         is_final = isinstance(exc, (BadRequestError, AuthenticationError, AuthorizationError))
@@ -154,10 +149,10 @@ class SubApp:
         """Let debug and holders of ``faststate.stats`` pass; answer everybody else."""
         if self.engine.settings.debug:
             return True
-        context = await RequestContext(self.engine, scope, "stream").resolve()
         try:
+            context = await RequestContext(self.engine, scope, "stream").resolve()
             check_guard(STATS_GUARD, context.identity)
-        except FastStateError as exc:
+        except Exception as exc:
             problem, _ = describe(exc, "stats", is_debug=False)
             await respond(send, problem["status"], PROBLEM_HEADERS, problem_body(problem))
             return False
@@ -188,7 +183,10 @@ class _Mounted:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         await self._engine.ensure_open()
-        await self._engine.subapp(scope, receive, send, route_path(scope))
+        path, mount_path = route_path(scope), self._engine.settings.mount_path
+        # Starlette's Mount has added the place that the engine adds to every URL itself.
+        outer = {**scope, "root_path": scope.get("root_path", "").removesuffix(mount_path)}
+        await self._engine.subapp(outer, receive, send, path)
 
 
 def route_path(scope: Any) -> str:

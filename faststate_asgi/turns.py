@@ -199,6 +199,17 @@ current_turn: ContextVar[Turn | None] = ContextVar("faststate_turn", default=Non
 """The turn that the running handler holds; tasks that it starts inherit it, so ``is_active`` is asked too."""
 
 
+def delete_held(session_id: str) -> list[StateKey]:
+    """Mark the states of a session that the running turn holds for deletion, and return their keys."""
+    turn = current_turn.get()
+    if turn is None or not turn.is_active:
+        return []
+    held = [entry for key, entry in turn.entries.items() if key.session_id == session_id]
+    for entry in held:
+        entry.state.delete()
+    return [entry.key for entry in held]
+
+
 class Turns:
     """Gives out turns.
 

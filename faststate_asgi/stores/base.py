@@ -5,7 +5,7 @@ Values are JSON bytes; no method pickles, evaluates or interprets them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -166,8 +166,8 @@ class Store(Protocol):
     async def touch(self, keys: Sequence[tuple[StateKey, float]]) -> None:
         """Count watched states as written now, so that they do not expire."""
 
-    async def delete_session(self, session_id: str) -> list[StateKey]:
-        """Delete the session and component states of a session; return what there was."""
+    async def delete_session(self, session_id: str, *, keep: Collection[StateKey] = ()) -> list[StateKey]:
+        """Delete the session and component states of a session but those in ``keep``; return what there was."""
 
     async def purge(self, limit: int) -> int:
         """Delete at most ``limit`` expired entries; return how many."""

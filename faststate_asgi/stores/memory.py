@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import LeaseLostError, OverloadedError, StoreUnavailableError
 from ..keys import StateKey, StateScope
@@ -34,7 +34,10 @@ class MemoryStore:
         self._sessions: dict[str, set[StateKey]] = {}
         self._leases: dict[StateKey, Lease] = {}
         self._freed: dict[StateKey, deque[asyncio.Future[None]]] = {}
-        self._answers: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
+        # Flat tuples of atoms: the garbage collector does not look at them again.
+        self._answers: OrderedDict[str, tuple[float, bytes, int, tuple[tuple[bytes, bytes], ...], bytes | None]] = (
+            OrderedDict()
+        )
         self._owners: dict[str, deque[str]] = {}
         self._records: dict[str, tuple[float, bytes]] = {}
         self._commits: OrderedDict[str, None] = OrderedDict()
@@ -60,10 +63,11 @@ class MemoryStore:
     # -- states ------------------------------------------------------------------------------------------------------
 
     def _get(self, key: StateKey) -> Snapshot | None:
-        expiry = self._expiry.get(key)
-        if expiry is not None and expiry[0] <= self._clock():
-            self._drop(key)
-            return None
+        if self._expiry:
+            expiry = self._expiry.get(key)
+            if expiry is not None and expiry[0] <= self._clock():
+                self._drop(key)
+                return None
         return self._states.get(key)
 
     async def read(self, keys: Sequence[StateKey]) -> list[Snapshot | None]:
@@ -74,9 +78,10 @@ class MemoryStore:
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
         """Take the turn; others wait in the order in which they came."""
         self._check_open()
-        deadline = self._clock() + wait_s
-        while any(key in self._leases for key in keys):
-            await self._wait_until_free(next(key for key in keys if key in self._leases), deadline)
+        deadline = 0.0
+        while (held := next((key for key in keys if key in self._leases), None)) is not None:
+            deadline = deadline or self._clock() + wait_s
+            await self._wait_until_free(held, deadline)
         self._fence += 1
         lease = Lease(tuple(keys), self._fence, "", {key: self._get(key) for key in keys})
         for key in keys:
@@ -177,10 +182,10 @@ class MemoryStore:
             if key in self._expiry and self._get(key) is not None:
                 self._expiry[key] = (now + ttl_s, ttl_s)
 
-    async def delete_session(self, session_id: str) -> list[StateKey]:
+    async def delete_session(self, session_id: str, *, keep: Collection[StateKey] = ()) -> list[StateKey]:
         """Delete what belongs to a session."""
         self._check_open()
-        keys = list(self._sessions.get(session_id, ()))
+        keys = [key for key in self._sessions.get(session_id, ()) if key not in keep]
         for key in keys:
             self._drop(key)
         return keys
@@ -197,7 +202,7 @@ class MemoryStore:
         for name in names:
             entry = self._answers.get(name)
             if entry is not None and entry[0] > self._clock():
-                return entry[1]
+                return Answer(*entry[1:])
         return None
 
     async def remember(self, items: Sequence[Remember]) -> None:
@@ -209,8 +214,10 @@ class MemoryStore:
     def _keep(self, item: Remember) -> None:
         expires_at = self._clock() + item.ttl_s
         owned = self._owners.setdefault(item.owner, deque()) if item.owner else None
+        answer = item.answer
+        entry = (expires_at, answer.digest, answer.status, answer.headers, answer.body)
         for name in item.names:
-            self._answers[name] = (expires_at, item.answer)
+            self._answers[name] = entry
             if owned is not None:
                 owned.append(name)
                 if len(owned) > ANSWERS_PER_OWNER:

@@ -1,0 +1,25 @@
+"""Runs every benchmark once: `python -m benchmarks`, quickly, or `python -m benchmarks --full`."""
+
+import subprocess
+import sys
+
+from benchmarks.report import ROOT
+
+QUESTIONS = ("benchmarks.events", "benchmarks.fanout")
+FULL_ONLY = {"benchmarks.events": ["--rivals"]}
+
+
+def main() -> int:
+    """Run each benchmark in a process of its own and return the first exit status that is not 0."""
+    is_full = "--full" in sys.argv[1:]
+    for question in QUESTIONS:
+        options = FULL_ONLY.get(question, []) if is_full else ["--quick"]
+        print(f"\n{question} {' '.join(options)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", question, *options], cwd=ROOT, check=False).returncode
+        if status:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

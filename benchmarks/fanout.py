@@ -1,0 +1,216 @@
+"""What does it cost to tell N open streams of one global state about one change?
+
+`python -m benchmarks.fanout [--streams 500,1000,5000] [--seconds 1] [--rounds 6] [--quick]`
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from benchmarks import report
+from benchmarks.load import BUSY_SHARE
+from benchmarks.reader import Publisher, Streams
+from benchmarks.servers import Server, raise_file_limit, serving, take_load_core
+
+MOUNT = "/faststate"
+LEAST_BROADCASTS = 3
+HEADINGS = (
+    "streams",
+    "variant",
+    "deliveries/s",
+    "of the floor",
+    "CPU of the floor",
+    "CPU us each",
+    "p50 ms",
+    "p99 ms",
+    "KiB/stream",
+    "bytes each",
+    "reader",
+    "uneven",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One server that fans out: its app, the path of its streams, the path that publishes."""
+
+    name: str
+    app: str
+    stream_path: str
+    publish_path: str
+
+
+VARIANTS = (
+    Variant("floor", "benchmarks.floor:fanout", "/", "/"),
+    Variant("faststate", "benchmarks.apps:app", f"{MOUNT}/sse?states=Board", f"{MOUNT}/events/Board/publish"),
+)
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round of one variant saw."""
+
+    deliveries: int = 0
+    broadcasts: int = 0
+    bytes_read: int = 0
+    seconds: float = 0.0
+    server_cpu_s: float = 0.0
+    reader_cpu_s: float = 0.0
+    uneven: int = 0
+    last_s: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Return deliveries per second."""
+        return self.deliveries / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Return processor microseconds of the server for one delivery."""
+        return self.server_cpu_s / max(self.deliveries, 1) * 1e6
+
+    @property
+    def reader_share(self) -> float:
+        """Return the part of its core that the reader used."""
+        return self.reader_cpu_s / self.seconds
+
+
+@dataclass(slots=True)
+class Opened:
+    """A server with its open streams, and what each of them costs it in memory."""
+
+    variant: Variant
+    server: Server
+    streams: Streams
+    memory_per_stream: float
+    rounds: list[Round] = field(default_factory=list)
+
+
+def open_streams(variant: Variant, number: int, core: int, stack: ExitStack) -> Opened:
+    """Start a server, open its streams, and weigh it before the first and after some broadcasts."""
+    server = stack.enter_context(serving(variant.app, core))
+    streams = Streams(server.port, variant.stream_path)
+    stack.callback(streams.close)
+    before = server.rss_bytes()
+    streams.open(number)
+    run_round(Opened(variant, server, streams, 0.0), seconds=0.0)
+    return Opened(variant, server, streams, (server.rss_bytes() - before) / number)
+
+
+def run_round(opened: Opened, seconds: float) -> Round:
+    """Publish, wait until every stream has it, publish again, for this long (at least a few times)."""
+    publisher = Publisher(opened.server.port, opened.variant.publish_path)
+    seen = Round()
+    opened.streams.forget_counts()
+    reader_cpu, server_cpu, began = time.process_time(), opened.server.cpu_s(), time.monotonic()
+    is_whole = True
+    while is_whole and (seen.broadcasts < LEAST_BROADCASTS or time.monotonic() - began < seconds):
+        is_whole = broadcast_once(publisher, opened.streams, seen)
+    seen.seconds = time.monotonic() - began
+    seen.server_cpu_s = opened.server.cpu_s() - server_cpu
+    seen.reader_cpu_s = time.process_time() - reader_cpu
+    seen.uneven = opened.streams.uneven(seen.broadcasts)
+    publisher.close()
+    return seen
+
+
+def broadcast_once(publisher: Publisher, streams: Streams, seen: Round) -> bool:
+    """Publish one change, read it from every stream, and say whether all of them got it."""
+    one = streams.read_broadcast(publisher.publish())
+    publisher.read_answer()
+    seen.broadcasts += 1
+    seen.deliveries += one.delivered
+    seen.bytes_read += one.bytes_read
+    seen.last_s.append(one.last_s)
+    return one.delivered == len(streams.marks)
+
+
+def measure(number: int, core: int, rounds: int, seconds: float) -> list[dict[str, object]]:
+    """Measure floor and package with the same number of streams, in rounds that take turns."""
+    with ExitStack() as stack:
+        opened = [open_streams(variant, number, core, stack) for variant in VARIANTS]
+        for turn in range(rounds):
+            for one in opened if turn % 2 == 0 else reversed(opened):
+                one.rounds.append(run_round(one, seconds))
+    return [summary(number, one, opened[0].rounds) for one in opened]
+
+
+def summary(number: int, opened: Opened, floor: Sequence[Round]) -> dict[str, object]:
+    """Return one variant's figures as they are written and shown."""
+    seen = opened.rounds
+    late = [one for each in seen for one in each.last_s]
+    rates = [one.rate / other.rate for one, other in zip(seen, floor, strict=True)]
+    costs = [other.cpu_us / one.cpu_us for one, other in zip(seen, floor, strict=True)]
+    return {
+        "streams": number,
+        "variant": opened.variant.name,
+        "deliveries_per_s": round(statistics.median(one.rate for one in seen)),
+        "of_the_floor": round(statistics.median(rates), 3),
+        "cpu_of_the_floor": round(statistics.median(costs), 3),
+        "cpu_us_per_delivery": round(statistics.median(one.cpu_us for one in seen), 2),
+        "p50_ms": round(report.quantile(late, 0.5) * 1e3, 1),
+        "p99_ms": round(report.quantile(late, 0.99) * 1e3, 1),
+        "kib_per_stream": round(opened.memory_per_stream / 1024, 1),
+        "bytes_per_delivery": round(sum(s.bytes_read for s in seen) / sum(s.deliveries for s in seen)),
+        "reader_share": round(max(one.reader_share for one in seen), 2),
+        "uneven": sum(one.uneven for one in seen),
+        "broadcasts": sum(one.broadcasts for one in seen),
+        "is_reader_bound": any(one.reader_share > BUSY_SHARE for one in seen),
+    }
+
+
+def row(figures: dict[str, object]) -> list[object]:
+    """Return the cells of one line of the table."""
+    reader = f"{figures['reader_share']}{' (bound)' if figures['is_reader_bound'] else ''}"
+    cells = [value for name, value in figures.items() if name not in ("broadcasts", "is_reader_bound")]
+    cells[-2] = reader
+    return cells
+
+
+def growth(figures: Sequence[dict[str, object]]) -> dict[str, float]:
+    """Return, for each variant, the cost of a delivery with the most streams over that with the fewest."""
+    grown = {}
+    for variant in VARIANTS:
+        costs = [float(str(one["cpu_us_per_delivery"])) for one in figures if one["variant"] == variant.name]
+        grown[variant.name] = round(costs[-1] / costs[0], 2) if costs and costs[0] else math.nan
+    return grown
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; `--quick` is 500 and 1 000 streams in four short rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", default="500,1000,5000", help="numbers of open streams, in rising order")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one variant in one round")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--quick", action="store_true", help="500 and 1000 streams, four short rounds")
+    parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.streams, arguments.seconds, arguments.rounds = "500,1000", 0.4, 4
+    return arguments
+
+
+def main() -> None:
+    """Run, print the table and write the file."""
+    arguments = parse_arguments()
+    before = report.environment()
+    raise_file_limit()
+    core = take_load_core()
+    figures = [
+        one
+        for number in arguments.streams.split(",")
+        for one in measure(int(number), core, arguments.rounds, arguments.seconds)
+    ]
+    print(report.table(HEADINGS, [row(one) for one in figures]))
+    print(f"cost per delivery, most streams over fewest: {growth(figures)}")
+    if not arguments.no_file:
+        path = report.write_result("fanout", before, {"variants": figures, "growth": growth(figures)})
+        print(f"written to {path.relative_to(report.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What tests read out of a page, exactly: no trimming and no folding of spaces."""
+
+from typing import Any
+
+from playwright.sync_api import Page
+
+_WATCH = """
+(selector) => {
+  const element = document.querySelector(selector)
+  window.seen = [element.textContent]
+  new MutationObserver(() => {
+    if (window.seen.at(-1) !== element.textContent) window.seen.push(element.textContent)
+  }).observe(element, {childList: true, characterData: true, subtree: true})
+}
+"""
+_WATCH_ANSWERS = """
+() => {
+  window.finished = 0
+  document.addEventListener('datastar-fetch', (event) => {
+    if (event.detail.type === 'finished' && event.detail.el.tagName === 'BUTTON') window.finished += 1
+  })
+}
+"""
+
+
+def wait_for_text(page: Page, selector: str, text: str) -> None:
+    """Returns once the element's text is `text`, to the last character."""
+    page.wait_for_function("([s, t]) => document.querySelector(s)?.textContent === t", arg=[selector, text])
+
+
+def press(page: Page, name: str, times: int = 1) -> None:
+    """Clicks a button in one go, `times` times without any pause."""
+    page.evaluate(
+        "([name, times]) => { const all = [...document.querySelectorAll('button')];"
+        "const one = all.find(b => b.textContent === name); for (let i = 0; i < times; i++) one.click() }",
+        [name, times],
+    )
+
+
+def watch_text(page: Page, selector: str) -> None:
+    """Records every text that the element shows from now on."""
+    page.evaluate(_WATCH, selector)
+
+
+def seen(page: Page) -> list[str]:
+    """Returns what the watched element has shown, in order."""
+    texts: list[str] = page.evaluate("() => window.seen")
+    return texts
+
+
+def count_answers(page: Page) -> None:
+    """Counts the actions of buttons whose answers have been applied from now on."""
+    page.evaluate(_WATCH_ANSWERS)
+
+
+def wait_for_answers(page: Page, count: int) -> None:
+    """Returns once that many actions of buttons are finished."""
+    page.wait_for_function("(count) => window.finished >= count", arg=count)
+
+
+def hacked(page: Page) -> Any:
+    """Returns what a marker script would have set; None when none ran."""
+    return page.evaluate("() => window.hacked ?? null")

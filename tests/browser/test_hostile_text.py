@@ -1,0 +1,65 @@
+"""Text that is code to a browser, to Datastar or to the stream: it arrives to the last character and never runs."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.apps.browser_site import HARD_TEXTS
+from tests.browser.conftest import Tabs
+from tests.browser.dom import hacked, press, wait_for_text
+
+pytestmark = pytest.mark.browser
+NUMBERS = range(len(HARD_TEXTS))
+
+
+def test_texts_arrive_as_they_are_as_arguments_of_actions_and_as_signals(site: Any, tabs: Tabs) -> None:
+    session = tabs.session()
+    page, other = tabs.open(site.url, session), tabs.open(site.url, session)
+    for number in NUMBERS:
+        press(page, f"Put {number}")
+        wait_for_text(page, "#echo", HARD_TEXTS[number])
+        wait_for_text(other, "#echo", HARD_TEXTS[number])
+        # A new page has them in its markup, where they are seeds of its signals.
+        third = tabs.open(site.url, session)
+        wait_for_text(third, "#echo", HARD_TEXTS[number])
+        assert [hacked(one) for one in (page, other, third)] == [None] * 3
+        third.close()
+    expect(page.locator("#total")).to_have_text("0")
+
+
+def test_texts_arrive_as_they_are_through_a_bound_field(site: Any, tabs: Tabs) -> None:
+    session = tabs.session()
+    page, other = tabs.open(site.url, session), tabs.open(site.url, session)
+    for text in HARD_TEXTS:
+        line = text.replace("\n", " ")  # an input has one line
+        page.locator("#note").fill(line)
+        wait_for_text(other, "#said", line)
+        expect(other.locator("#note")).to_have_value(line)
+    assert hacked(page) is None
+    assert hacked(other) is None
+
+
+def test_texts_arrive_as_they_are_in_a_fragment(site: Any, tabs: Tabs) -> None:
+    ada, bob = tabs.open(site.url + "/chat"), tabs.open(site.url + "/chat")
+    for number, text in enumerate(HARD_TEXTS, 1):
+        ada.locator("#text").fill(text)
+        ada.get_by_role("button", name="Say").click()
+        for page in (ada, bob):
+            wait_for_text(page, f"#log li:nth-child({number})", _as_form_data(text))
+    late = tabs.open(site.url + "/chat")
+    assert late.locator("#log li").all_text_contents() == [_as_form_data(text) for text in HARD_TEXTS]
+    assert [hacked(page) for page in (ada, bob, late)] == [None] * 3
+
+
+def test_texts_that_an_event_returns_are_text(site: Any, tabs: Tabs) -> None:
+    page = tabs.open(site.url + "/answers")
+    for number, text in enumerate(HARD_TEXTS):
+        press(page, f"Say {number}")
+        wait_for_text(page, "#updates", text)
+    assert hacked(page) is None
+
+
+def _as_form_data(text: str) -> str:
+    """Returns a text as forms submit it: line breaks are CRLF (WHATWG HTML 4.10.21.4), which pages read as LF."""
+    return text

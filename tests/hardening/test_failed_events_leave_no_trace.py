@@ -1,0 +1,276 @@
+"""An event that fails changes no state, no store and no page, and its text reaches no browser."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from faststate_asgi import Html, ReactiveState, Writable, event, fragment
+from faststate_asgi.testing import FastStateClient
+from tests.hardening.wrapping import GLOBAL, wrapped
+
+pytestmark = pytest.mark.anyio
+CANARY = "canary-e2f1"
+
+
+class Other(ReactiveState):
+    """Changes together with the first one."""
+
+    other: int = 0
+
+
+class Fragile(ReactiveState):
+    """One event for each way to fail."""
+
+    count: int = Field(default=0, ge=0)
+    text: str = ""
+    ratio: float = 0.0
+    numbers: list[int] = []
+    nested: dict[str, dict[str, float]] = {}
+    anything: dict[str, Any] = {}
+
+    @fragment(on=("text",))
+    def shown(self) -> Any:
+        """Fail for one text, work for all others."""
+        if self.text == CANARY:
+            raise ValueError(CANARY)
+        return Html(f'<p id="shown">{self.text}</p>')
+
+    @event
+    def succeed(self) -> None:
+        self.count += 1
+
+    @event
+    def raise_in_thread(self) -> None:
+        self.count = 99
+        raise RuntimeError(CANARY)
+
+    @event(inline=True)
+    def raise_inline(self) -> None:
+        self.count = 99
+        raise RuntimeError(CANARY)
+
+    @event
+    async def raise_async(self) -> None:
+        self.count = 99
+        await asyncio.sleep(0)
+        raise RuntimeError(CANARY)
+
+    @event
+    async def raise_base_error(self) -> None:
+        self.count = 99
+        raise asyncio.CancelledError(CANARY)
+
+    @event
+    async def raise_at_once(self) -> AsyncIterator[None]:
+        self.count = 99
+        raise RuntimeError(CANARY)
+        yield None
+
+    @event
+    def raise_with_other(self, other: Writable[Other]) -> None:
+        self.count = other.other = 99
+        raise RuntimeError(CANARY)
+
+    @event(timeout=0.05)
+    async def time_out(self) -> None:
+        self.count = 99
+        await asyncio.sleep(30)
+
+    @event(timeout=0.05)
+    async def time_out_stubbornly(self) -> None:
+        self.count = 99
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.text = CANARY
+
+    @event(timeout=0.05)
+    def time_out_in_thread(self) -> None:
+        self.count = 99
+        time.sleep(0.2)  # what a blocking driver does
+
+    @event
+    def assign_refused(self) -> None:
+        self.count = -1
+
+    @event
+    def assign_other_type(self) -> None:
+        self.text = 5  # type: ignore[assignment]  # that is the point
+
+    @event
+    def append_refused(self) -> None:
+        self.numbers.append("five")  # type: ignore[arg-type]  # that is the point
+
+    @event
+    def put_refused(self) -> None:
+        self.nested["a"] = {"b": "c"}  # type: ignore[dict-item]  # that is the point
+
+    @event
+    def assign_nan(self) -> None:
+        self.ratio = float("nan")
+
+    @event
+    def assign_infinity(self) -> None:
+        self.ratio = float("-inf")
+
+    @event
+    def put_nan(self) -> None:
+        self.nested["a"] = {"b": float("nan")}
+
+    @event
+    def put_untyped_nan(self) -> None:
+        self.anything["a"] = float("nan")
+
+    @event
+    def put_untyped_infinity(self) -> None:
+        self.anything["a"] = [float("inf")]
+
+    @event
+    def put_surrogate(self) -> None:
+        self.anything["a"] = "\ud800"
+
+    @event
+    def put_surrogate_key(self) -> None:
+        self.anything["\udc00"] = 1
+
+    @event
+    def put_poison(self) -> None:
+        self.anything["__proto__"] = {"a": 1}
+
+    @event
+    def put_deep_poison(self) -> None:
+        self.anything["a"] = [{"constructor": 1}]
+
+    @event
+    def put_unknown_object(self) -> None:
+        self.anything["a"] = object()
+
+    @event
+    def break_fragment(self) -> None:
+        self.text = CANARY
+
+    @event
+    def return_nonsense(self) -> Any:
+        self.count = 99
+        return object()
+
+
+FAILING = sorted(Fragile.__faststate_events__.keys() - {"succeed"})
+
+
+@pytest.mark.parametrize("name", FAILING)
+async def test_a_failed_event_changes_nothing_anywhere(name: str) -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app) as client, client.stream("Fragile", "Other") as stream:
+        await client.call("Fragile/succeed")
+        await stream.until(lambda signals: signals.get("count") == 1)
+        before = await app.faststate.get(Fragile)
+        answer = await client.call(f"Fragile/{name}")
+        after = await app.faststate.get(Fragile)
+        assert answer.error is not None
+        assert set(answer.signals) == set()
+        assert (after.version, after.model_dump()) == (before.version, before.model_dump())
+        assert (await app.faststate.get(Other)).version == "0"
+        seen = len(stream.frames)
+        await client.call("Fragile/succeed")
+        await stream.until(lambda signals: signals.get("count") == 2)
+        assert [frame.patch for frame in stream.frames[seen:]] == [{"count": 2}]
+
+
+@pytest.mark.parametrize("is_datastar", [True, False])
+@pytest.mark.parametrize("name", FAILING)
+async def test_the_text_of_an_exception_stays_on_the_server(name: str, is_datastar: bool) -> None:
+    async with FastStateClient(wrapped((Fragile, GLOBAL), (Other, GLOBAL))) as client:
+        answer = await client.call(f"Fragile/{name}", datastar=is_datastar)
+    assert CANARY not in answer.text
+    assert "Traceback" not in answer.text
+    assert answer.status == (200 if is_datastar else answer.error["status"])
+    expected = {504} if name.startswith("time_out") else {500, 503}
+    assert answer.error["status"] in expected
+
+
+async def test_debug_shows_the_text_of_an_exception() -> None:
+    async with FastStateClient(wrapped((Fragile, GLOBAL), (Other, GLOBAL), debug=True)) as client:
+        answer = await client.call("Fragile/raise_in_thread")
+    assert answer.error is not None
+    assert answer.error["detail"] == f"RuntimeError: {CANARY}"
+
+
+async def test_an_exception_is_logged_with_the_name_of_its_event(caplog: pytest.LogCaptureFixture) -> None:
+    async with FastStateClient(wrapped((Fragile, GLOBAL), (Other, GLOBAL))) as client:
+        await client.call("Fragile/raise_in_thread")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "Fragile/raise_in_thread" in record.getMessage()
+    assert CANARY in str(record.exc_info[1])
+
+
+async def test_a_thread_that_timed_out_writes_nothing_later() -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app) as client:
+        answer = await client.call("Fragile/time_out_in_thread")
+        assert answer.error is not None
+        assert answer.error["status"] == 504
+        assert (await client.call("Fragile/succeed")).signals == {"count": 1}
+        async with asyncio.timeout(5):
+            while app.faststate.runtime.active:
+                await asyncio.sleep(0.01)
+        assert (await app.faststate.get(Fragile)).count == 1
+
+
+async def test_a_transaction_that_raises_changes_nothing() -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app):
+        with pytest.raises(RuntimeError, match=CANARY):
+            async with app.faststate.transaction(Fragile, Other) as (fragile, other):
+                fragile.count = other.other = 99
+                raise RuntimeError(CANARY)
+        assert (await app.faststate.get(Fragile)).version == "0"
+        assert (await app.faststate.get(Other)).version == "0"
+
+
+async def test_one_refused_state_of_a_transaction_refuses_both() -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app):
+        with pytest.raises(ValueError, match="nested"):
+            async with app.faststate.transaction(Other, Fragile) as (other, fragile):
+                other.other = 1
+                fragile.nested["a"] = {"b": "c"}  # type: ignore[dict-item]  # that is the point
+        assert (await app.faststate.get(Other)).other == 0
+
+
+async def test_a_failed_segment_takes_back_only_itself() -> None:
+    class Steps(ReactiveState):
+        """Fails in its second step."""
+
+        count: int = 0
+
+        @event
+        async def go(self) -> AsyncIterator[None]:
+            self.count = 1
+            yield None
+            self.count = 99
+            raise RuntimeError(CANARY)
+
+    app = wrapped((Steps, GLOBAL))
+    async with FastStateClient(app) as client:
+        answer = await client.call("Steps/go")
+        assert answer.signals == {"count": 1}
+        assert answer.error is not None
+        assert answer.error["status"] == 500
+        assert CANARY not in answer.text
+        assert (await app.faststate.get(Steps)).count == 1
+
+
+async def test_poison_in_one_page_does_not_stop_the_others() -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app) as client:
+        async with client.stream("Fragile") as one, client.stream("Fragile") as two:
+            for name in ("put_poison", "put_surrogate", "put_nan"):
+                await client.call(f"Fragile/{name}")
+            await client.call("Fragile/succeed")
+            for stream in (one, two):
+                await stream.until(lambda signals: signals.get("count") == 1)
