@@ -6,7 +6,7 @@ excluded fields), loads with its validator, and knows which fields are plain sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,9 @@ class Codec:
         self.is_all_plain = len(self.plain) == len(self.stored)
         self._complex = tuple(n for n in self.stored if n not in self.plain)
         self._dump = _storage_serializer(core).to_json
+        self._new: Callable[[type[ReactiveState]], ReactiveState] = (
+            cls.__new__ if cls.model_config.get("table") else object.__new__
+        )
         self._validate = cls.__pydantic_validator__.validate_json
         self._public_dump = cls.__pydantic_serializer__.to_python
         self.shape = blake2b("\n".join(sorted(self.stored)).encode(), digest_size=4).hexdigest()
@@ -86,7 +89,8 @@ class Codec:
         Raises:
             ValidationError: the snapshot does not fit the class.
         """
-        state = self.cls.__new__(self.cls)
+        # SQLModel's own __new__ prepares what the validator sets anyway; tables need theirs.
+        state = self._new(self.cls)
         self._validate(data, self_instance=state, by_alias=False, by_name=True)
         return state
 

@@ -338,7 +338,7 @@ class RequestContext:
             case StateScope.GLOBAL:
                 return StateKey(StateScope.GLOBAL, plan.name)
             case StateScope.SESSION:
-                return session_key(plan.name, self._session_or_ephemeral())
+                return session_key(plan.name, self._session_id or self._session_or_ephemeral())
             case StateScope.USER:
                 user = self.user
                 if user is None:

@@ -112,9 +112,10 @@ class EventRequest:
         if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= MAX_KEY_CHARS:
             raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
         await context.resolve()
-        check_guard(plan.guard, context.identity)
-        check_guard(spec.options.guard, context.identity)
-        had_session = context.has_session
+        if not (plan.guard.is_open and spec.options.guard.is_open):
+            check_guard(plan.guard, context.identity)
+            check_guard(spec.options.guard, context.identity)
+        had_session = context.made_session_id is not None
         self.key = context.key_of(plan)
         rate = spec.options.rate_limit
         if rate is not None or plan.rate is not None:
@@ -234,10 +235,11 @@ class EventRequest:
 
     def _committed(self, updates: list[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
-        missed = [update for update in updates if update.key.label not in self.live]
-        if missed and self.is_datastar and self.context.has_session:
+        live = self.live
+        missed = [update for update in updates if update.key.label not in live] if live else updates
+        if missed and self.is_datastar and self.context.made_session_id is not None:
             now = asyncio.get_running_loop().time()
-            self.engine.hub.note_answered(self.context.session_id or "", missed, now)
+            self.engine.hub.note_answered(self.context.made_session_id, missed, now)
 
     # -- after the handler -------------------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class EventRequest:
         """Return the frames for the asking page, in the order signals, fragments, elements, redirect or script."""
         parts: list[bytes] = []
         for update in updates:
-            if update.key.label not in self.live:
+            if not self.live or update.key.label not in self.live:
                 parts += update.frames
         own_is_live = self.spec.options.broadcast and self.key.label in self.live
         if not own_is_live:

@@ -216,7 +216,7 @@ class Stream:
 
 def vector_id(mirrors: Sequence[Mirror], versions: Sequence[str]) -> str:
     """Return the digest of (key, version) pairs that goes into ``id:``; equal means nothing was missed."""
-    text = "\n".join(sorted(f"{mirror.key.text}={version}" for mirror, version in zip(mirrors, versions, strict=True)))
+    text = "\n".join(sorted(f"{mirror.key}={version}" for mirror, version in zip(mirrors, versions, strict=True)))
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, unquote
 
 from .errors import BadRequestError
@@ -51,38 +51,52 @@ def checked_id(value: str, what: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StateKey:
-    """What one stored state is addressed by; ``str(key)`` is its text form.
+class StateKey(str):
+    """What one stored state is addressed by: the text form, with its parts as attributes; it cannot be changed.
 
     Only the ids that the scope uses are set: ``session_id`` for SESSION and COMPONENT, ``user_id`` for USER,
-    ``component_id`` for COMPONENT and ``record_id`` for RECORD.
+    ``component_id`` for COMPONENT and ``record_id`` for RECORD. Being text makes a key as cheap to look up as text.
     """
+
+    __slots__ = ("component_id", "name", "record_id", "scope", "session_id", "user_id")
 
     scope: StateScope
     name: str
-    session_id: str | None = None
-    user_id: str | None = None
-    component_id: str | None = None
-    record_id: str | None = None
-    text: str = field(init=False, repr=False, compare=False)
+    session_id: str | None
+    user_id: str | None
+    component_id: str | None
+    record_id: str | None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", self._text())
+    def __new__(
+        cls,
+        scope: StateScope,
+        name: str,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        component_id: str | None = None,
+        record_id: str | None = None,
+    ) -> StateKey:
+        """Return the key of these parts."""
+        parts = {"session_id": session_id, "user_id": user_id, "component_id": component_id, "record_id": record_id}
+        key = super().__new__(cls, _text(scope, name, parts))
+        for attribute, value in {"scope": scope, "name": name, **parts}.items():
+            object.__setattr__(key, attribute, value)
+        return key
 
-    def _text(self) -> str:
-        name = quoted(self.name)
-        match self.scope:
-            case StateScope.GLOBAL:
-                return f"global:{name}"
-            case StateScope.SESSION:
-                return f"session:{quoted(self.session_id or '')}:{name}"
-            case StateScope.USER:
-                return f"user:{quoted(self.user_id or '')}:{name}"
-            case StateScope.COMPONENT:
-                return f"component:{quoted(self.session_id or '')}:{quoted(self.component_id or '')}:{name}"
-            case StateScope.RECORD:
-                return f"record:{name}:{quoted(self.record_id or '')}"
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a StateKey cannot be changed; make another one (tried to set {name!r})")
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.scope, self.name, self.session_id, self.user_id, self.component_id, self.record_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StateKey, self.__getnewargs__()
+
+    def __repr__(self) -> str:
+        return f"StateKey({str(self)!r})"
+
+    def __str__(self) -> str:
+        return str.__str__(self)
 
     @classmethod
     def parse(cls, text: str) -> StateKey:
@@ -113,15 +127,24 @@ class StateKey:
         name = quoted(self.name)
         return name if self.own_id is None else f"{name}:{quoted(self.own_id)}"
 
-    def __str__(self) -> str:
-        return self.text
 
-    # The text form is one to one with the fields, and keys are looked up many times in every event.
-    def __hash__(self) -> int:
-        return hash(self.text)
+def _text(scope: StateScope, name: str, ids: dict[str, str | None]) -> str:
+    """Return the text form of a key."""
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StateKey) and self.text == other.text
+    def part(attribute: str) -> str:
+        return quoted(ids[attribute] or "")
+
+    match scope:
+        case StateScope.GLOBAL:
+            return f"global:{quoted(name)}"
+        case StateScope.SESSION:
+            return f"session:{part('session_id')}:{quoted(name)}"
+        case StateScope.USER:
+            return f"user:{part('user_id')}:{quoted(name)}"
+        case StateScope.COMPONENT:
+            return f"component:{part('session_id')}:{part('component_id')}:{quoted(name)}"
+        case StateScope.RECORD:
+            return f"record:{quoted(name)}:{part('record_id')}"
 
 
 @lru_cache(maxsize=8192)
@@ -132,4 +155,4 @@ def session_key(name: str, session_id: str) -> StateKey:
 
 def state_id(key: StateKey) -> str:
     """Return the UUID that belongs to ``key``, the same on every machine (RFC 9562, version 5)."""
-    return str(uuid.uuid5(_NAMESPACE, key.text))
+    return str(uuid.uuid5(_NAMESPACE, key))

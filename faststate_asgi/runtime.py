@@ -581,5 +581,5 @@ def _reused() -> FastStateError:
 def loggable(key: StateKey) -> str:
     """Return a key for log records: session ids are shortened, they are as good as a password."""
     if key.session_id is None:
-        return key.text
-    return key.text.replace(key.session_id, f"{key.session_id[:6]}…")
+        return str(key)
+    return key.replace(key.session_id, f"{key.session_id[:6]}…")

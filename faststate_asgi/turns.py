@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -24,24 +24,15 @@ def next_version(before: str, commit_id: str) -> str:
     return f"{int(before.partition('-')[0]) + 1}-{commit_id[:8]}"
 
 
-class Mailbox:
-    """The queue of one key; lives while somebody holds or awaits its turn."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        self.waiting: deque[asyncio.Future[None]] = deque()
-
-
 class Mailboxes:
-    """All queues of one process.
+    """One queue for each key whose turn is taken: None as long as nobody waits.
 
     Args:
         max_waiting: how many may wait for one key.
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._boxes: dict[StateKey, Mailbox] = {}
+        self._boxes: dict[StateKey, deque[asyncio.Future[None]] | None] = {}
         self._max_waiting = max_waiting
 
     def __len__(self) -> int:
@@ -50,7 +41,14 @@ class Mailboxes:
     @property
     def waiting(self) -> int:
         """How many wait, over all keys."""
-        return sum(len(box.waiting) for box in self._boxes.values())
+        return sum(len(waiting) for waiting in self._boxes.values() if waiting)
+
+    def try_enter(self, key: StateKey) -> bool:
+        """Take the key's turn if it is free."""
+        if key in self._boxes:
+            return False
+        self._boxes[key] = None
+        return True
 
     async def enter(self, key: StateKey, wait_s: float) -> None:
         """Wait for the key's turn, first come first served.
@@ -58,14 +56,15 @@ class Mailboxes:
         Raises:
             OverloadedError: too many wait already, or it took longer than ``wait_s``. Nothing has run then.
         """
-        box = self._boxes.get(key)
-        if box is None:
-            self._boxes[key] = Mailbox()
+        if self.try_enter(key):
             return
-        if len(box.waiting) >= self._max_waiting:
+        waiting = self._boxes[key]
+        if waiting is None:
+            waiting = self._boxes[key] = deque()
+        if len(waiting) >= self._max_waiting:
             raise OverloadedError("Too many requests are waiting; please try again", headers={"Retry-After": "1"})
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        box.waiting.append(turn)
+        waiting.append(turn)
         timer = asyncio.get_running_loop().call_later(wait_s, _give_up, turn)
         try:
             await turn
@@ -79,7 +78,7 @@ class Mailboxes:
 
     def leave(self, key: StateKey) -> None:
         """Hand the turn to the next one who still waits."""
-        waiting = self._boxes[key].waiting
+        waiting = self._boxes[key]
         while waiting:
             turn = waiting.popleft()
             if not turn.done():
@@ -153,7 +152,7 @@ class Turn:
         Raises:
             InvalidStateError: a value that its field, or a page, refuses; or a fragment that is none.
         """
-        prepared = Prepared(secrets.token_hex(8))
+        prepared = Prepared(os.urandom(8).hex())
         for entry in self.entries.values():
             update = self._owner.change_of(entry, prepared.commit_id)
             if update is None:
@@ -238,11 +237,12 @@ class Turns:
         """
         self.refuse_nested(wanted)
         store = self.common_store(wanted)
-        keys = (wanted[0][1],) if len(wanted) == 1 else tuple(sorted({key for _, key in wanted}, key=str))
+        keys = (wanted[0][1],) if len(wanted) == 1 else tuple(sorted({key for _, key in wanted}))
         entered: list[StateKey] = []
         try:
             for key in keys:
-                await self.mailboxes.enter(key, wait_s)
+                if not self.mailboxes.try_enter(key):
+                    await self.mailboxes.enter(key, wait_s)
                 entered.append(key)
             turn = Turn(self, keys, store)
             turn.lease = await store.acquire(keys, wait_s=wait_s)
@@ -265,17 +265,21 @@ class Turns:
 
     def common_store(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> Store:
         """Return the store of all classes; ``ConfigurationError`` if they live in two."""
+        first = self._store_of(wanted[0][0])
+        if len(wanted) == 1:
+            return first
         stores = {id(store): store for store in (self._store_of(plan) for plan, _ in wanted)}
         if len(stores) != 1:
             places = ", ".join(f"{plan.name} in {self._store_of(plan).name}" for plan, _ in wanted)
             raise ConfigurationError(f"states in different stores cannot change together: {places}")
-        return next(iter(stores.values()))
+        return first
 
     def entry(self, plan: StatePlan, key: StateKey, snapshot: Snapshot | None, *, may_create: bool) -> Entry:
         """Return one state as a turn works on it."""
         if snapshot is not None:
-            state = plan.codec.load(snapshot.data)
-            extra = plan.codec.unknown(snapshot.data) if snapshot.shape != plan.codec.shape else None
+            codec = plan.codec
+            state = codec.load(snapshot.data)
+            extra = codec.unknown(snapshot.data) if snapshot.shape != codec.shape else None
             bind(state, Bond(key, snapshot.version, namespace=plan.namespace, extra=extra))
             return Entry(
                 plan, key, snapshot.version, snapshot.data, state, dict(state.__dict__), snapshot.data, extra=extra

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..keys import StateKey
 
 NO_VERSION = "0"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """One stored state.
 
     Args:
@@ -29,8 +28,7 @@ class Snapshot:
     shape: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One state that a commit changes.
 
     Args:
@@ -52,8 +50,7 @@ class Write:
     ttl_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What an event answered, kept for repetitions of the request.
 
     Args:
@@ -69,8 +66,7 @@ class Answer:
     body: bytes | None = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Remember:
+class Remember(NamedTuple):
     """An answer to keep, under all of ``names``, for ``ttl_s`` seconds; ``owner`` bounds how many one session has."""
 
     names: tuple[str, ...]

@@ -107,8 +107,9 @@ class MemoryStore:
 
     def _check_held(self, lease: Lease) -> None:
         self._check_open()
-        if any(self._leases.get(key) is not lease for key in lease.keys):
-            raise LeaseLostError("The change came too late and was not made; please try again")
+        for key in lease.keys:
+            if self._leases.get(key) is not lease:
+                raise LeaseLostError("The change came too late and was not made; please try again")
 
     async def commit(
         self,
@@ -120,7 +121,6 @@ class MemoryStore:
         release: bool = True,
     ) -> None:
         """Store all or nothing; nothing here waits, so nothing interleaves."""
-        self._check_open()
         if commit_id in self._commits:
             return
         self._check_held(lease)
@@ -160,12 +160,14 @@ class MemoryStore:
 
     async def release(self, lease: Lease) -> None:
         """Give the turn back."""
-        if all(self._leases.get(key) is lease for key in lease.keys):
+        if self._leases.get(lease.keys[0]) is lease:
             self._free(lease)
 
     def _free(self, lease: Lease) -> None:
         for key in lease.keys:
             del self._leases[key]
+            if not self._freed:
+                continue
             queue = self._freed.get(key)
             while queue:
                 waiter = queue.popleft()
@@ -228,6 +230,8 @@ class MemoryStore:
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
         self._check_open()
+        if not self._records:
+            return [None] * len(names)
         now = self._clock()
         found = [self._records.get(name) for name in names]
         return [None if entry is None or entry[0] <= now else entry[1] for entry in found]
