@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from . import frames
 from .errors import ConfigurationError, shorten
-from .patches import Json, wire
+from .patches import Json, check_plain
 
 DEFAULT_SELECTOR = "#updates"
 _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x20\x7f\\]")
@@ -180,7 +180,8 @@ class Rendered:
             case Remove():
                 self.elements.append(frames.elements("", selector=value.selector, mode="remove"))
             case Dispatch():
-                self.last.append(frames.dispatch(value.name, wire(value.detail, "detail", in_array=True)))
+                check_plain(value.detail, "detail")
+                self.last.append(frames.dispatch(value.name, value.detail))
             case Script():
                 self.last.append(frames.script(value.code))
             case DatastarEvent():

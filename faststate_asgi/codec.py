@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
 
 from .errors import InvalidStateError
-from .patches import Json, check_plain, same, wire
+from .patches import Json, check_keys, check_plain, same, wire
 
 if TYPE_CHECKING:
     from .state import ReactiveState
@@ -140,6 +140,7 @@ class Codec:
             return state, data, []
         for name in deep:
             check_plain(new.get(name), f"{self.cls.__name__}.{name}")
+            check_keys(state.__dict__.get(name), f"{self.cls.__name__}.{name}")
         checked = self.validated(data)
         again = self.dump(checked, extra)
         return checked, again, deep

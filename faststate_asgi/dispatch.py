@@ -7,7 +7,6 @@ session, rights, rate and size, all before the body is read.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +152,8 @@ class EventRequest:
             respond=self._respond,
             fail=self._failed,
             names=names,
+            late_names=self._late_names,
+            headers=lambda: (*frames.SSE_HEADERS, *self._session_headers()),
             digest=self.incoming.digest,
             owner=context.made_session_id or "",
             is_immediate=spec.kind is Kind.INLINE and self._is_unchecked(wanted),
@@ -178,6 +179,11 @@ class EventRequest:
             return (f"{session_id}:{tail}",)
         owners = dict.fromkeys(owner for owner in (session_id, presented_id or "") if owner is not None)
         return tuple(f"{owner}:{tail}" for owner in owners)
+
+    def _late_names(self) -> tuple[str, ...]:
+        """Return the name under which the next request of the session that the handler made finds the answer."""
+        session_id = self.context.made_session_id
+        return () if session_id is None else (f"{session_id}:{self.spec.path}:{self.idempotency_key}",)
 
     # -- in the turn -------------------------------------------------------------------------------------------------
 
@@ -398,24 +404,16 @@ async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: R
                 await _send_answer(send, streamed.failure)
                 return
             if not is_started:
-                headers = [*frames.SSE_HEADERS, *request._session_headers()]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                headers = streamed.headers or frames.SSE_HEADERS
+                await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
                 is_started = True
             if body is None:
-                await send({"type": "http.response.body", "body": _late_failure(streamed), "more_body": False})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             await send({"type": "http.response.body", "body": body, "more_body": True})
     finally:
         streamed.readers -= 1
         gone.cancel()
-
-
-def _late_failure(streamed: StreamedCall) -> bytes:
-    """Return the last body of a stream that has begun: the error, if the generator failed."""
-    failure = streamed.failure
-    if failure is None or failure.status == 200:
-        return b"" if failure is None else failure.body or b""
-    return error_frame(json.loads(failure.body or b"{}"))
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -75,6 +75,18 @@ def check_plain(value: Json, where: str = "value") -> None:
     wire(value, where)
 
 
+def check_keys(value: object, where: str = "value") -> None:
+    """Refuse lone surrogates in the keys of Python values: a serializer replaces them without a word."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(key, str) and not key.isascii():
+                _check_text(key, where)
+            check_keys(item, where)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_keys(item, where)
+
+
 def difference(old: Json, new: Json) -> tuple[Json, bool]:
     """Return the merge patch from ``old`` to ``new`` and whether keys were removed somewhere.
 

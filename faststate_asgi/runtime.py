@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import json
 import logging
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from .frames import SSE_HEADERS
 from .hub import Hub, resumed
 from .keys import StateKey
 from .registry import StatePlan
+from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, Remember, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn
@@ -53,6 +55,8 @@ class Call:
         respond: makes the answer of what changed and what was returned; sync, raises for what no page can show.
         fail: makes the answer of an exception.
         names: under which the answer is remembered; empty for none.
+        late_names: more of them, known after the handler has run (it may have made a session).
+        headers: of the response, for generators; asked once, when the first body is ready.
         digest: of the request's data.
         owner: whose answers they are, for the bound per session.
         is_immediate: whether nothing but the turn is waited for: an inline handler, and no check of the user's own.
@@ -67,6 +71,8 @@ class Call:
     respond: Callable[[Prepared, Any], Answer]
     fail: Callable[[BaseException], Answer]
     names: tuple[str, ...] = ()
+    late_names: Callable[[], tuple[str, ...]] = lambda: ()
+    headers: Callable[[], tuple[tuple[bytes, bytes], ...]] = lambda: SSE_HEADERS
     digest: bytes = b""
     owner: str = ""
     is_immediate: bool = False
@@ -111,12 +117,13 @@ class _Clock:
 class StreamedCall:
     """A generator event that is running; any number of responses read its bodies."""
 
-    __slots__ = ("_bodies", "_first", "_news", "_size", "digest", "failure", "is_done", "readers")
+    __slots__ = ("_bodies", "_first", "_news", "_size", "digest", "failure", "headers", "is_done", "readers")
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
         self.is_done = False
         self.failure: Answer | None = None
+        self.headers: tuple[tuple[bytes, bytes], ...] | None = None
         self.readers = 0
         self._bodies: deque[bytes] = deque()
         self._first = 0
@@ -330,7 +337,8 @@ class Runtime:
             return ()
         if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:
             answer = Answer(answer.digest, answer.status, answer.headers, None)
-        return (Remember(call.names, answer, self._idempotency_ttl_s, call.owner),)
+        names = tuple(dict.fromkeys((*call.names, *call.late_names())))
+        return (Remember(names, answer, self._idempotency_ttl_s, call.owner),)
 
     def _log(self, call: Call, prepared: Prepared, clock: _Clock) -> None:
         duration_ms = (asyncio.get_running_loop().time() - clock.started_at) * 1000
@@ -399,19 +407,29 @@ class Runtime:
                 finally:
                     await turn.release()
         except Exception as exc:
-            streamed.failure = call.fail(exc)
+            self._fail_stream(call, streamed, exc)
         finally:
             if segments is not None:
                 await segments.aclose()
             await self._end_stream(call, streamed, has_run=has_run)
+
+    def _fail_stream(self, call: Call, streamed: StreamedCall, exc: Exception) -> None:
+        """Answer with the failure if nothing was sent yet, else tell the page in the stream."""
+        answer = call.fail(exc)
+        if streamed.is_empty:
+            streamed.failure = answer
+        elif answer.status == 200:
+            streamed.put(answer.body or b"")
+        else:
+            streamed.put(error_frame(json.loads(answer.body or b"{}")))
 
     async def _end_stream(self, call: Call, streamed: StreamedCall, *, has_run: bool) -> None:
         """Remember what a generator answered, and let its readers go."""
         self.events_run += has_run
         try:
             if has_run and call.names:
-                answer = streamed.failure if streamed.is_empty else None
-                answer = answer or Answer(call.digest, 200, SSE_HEADERS, streamed.whole())
+                headers = streamed.headers or call.headers()
+                answer = streamed.failure or Answer(call.digest, 200, headers, streamed.whole())
                 await self._answers().remember(self._remembered(call, answer))
         finally:
             self._forget(call, streamed)
@@ -436,6 +454,8 @@ class Runtime:
         body = emit(prepared, yielded)
         await turn.commit(prepared)
         call.after(prepared.updates)
+        if streamed.headers is None:
+            streamed.headers = call.headers()
         streamed.put(body)
 
     def _reload(self, turn: Turn, call: Call, states: dict[StateKey, ReactiveState]) -> None:
