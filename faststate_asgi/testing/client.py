@@ -132,9 +132,16 @@ class LiveStream:
     async def until(
         self, is_reached: Callable[[dict[str, Any]], bool], timeout_s: float = DEADLINE_S
     ) -> dict[str, Any]:
-        """Read until the signals satisfy ``is_reached``, and return them."""
+        """Read until the signals satisfy ``is_reached``, and return them; a missing signal counts as not reached."""
+
+        def is_there() -> bool:
+            try:
+                return is_reached(self.signals)
+            except KeyError:
+                return False
+
         async with asyncio.timeout(timeout_s):
-            while not is_reached(self.signals):
+            while not is_there():
                 await self.next(timeout_s)
         return self.signals
 
