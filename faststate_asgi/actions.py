@@ -4,6 +4,9 @@ An ``Action`` is plain text. What makes it safe (no cancellation of other reques
 action, the live header, escaped arguments) is added here and nowhere else.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Arguments are told apart by isinstance(), which leaves what they hold unknown.
+
 from __future__ import annotations
 
 import re
@@ -97,7 +100,8 @@ def make_action(spec: EventSpec, ids: Mapping[str, str], payload: str | None, **
         payload: a JavaScript object, or None to send what Datastar sends by itself.
         options: more options as JavaScript.
     """
-    path, query = quote(spec.path, safe="/{}"), []
+    path = quote(spec.path, safe="/{}")
+    query: list[str] = []
     for name, value in ids.items():
         if f"{{{name}}}" in path:
             path = path.replace(f"{{{name}}}", quote(value, safe=""))

@@ -3,6 +3,9 @@
 Markup is only what says so (``__html__``, ``__ft__``, ``Html``); plain text is escaped.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# What handlers return is told apart by match, which leaves what lists hold unknown.
+
 from __future__ import annotations
 
 import html
@@ -128,7 +131,7 @@ def markup_of(value: Any) -> tuple[str, bool]:
 def _ft_markup(value: Any) -> str:
     """Return the markup of a FastHTML component."""
     try:
-        from fastcore.xml import to_xml
+        from fastcore.xml import to_xml  # pyright: ignore[reportMissingTypeStubs]  # fastcore has no types
     except ImportError as exc:
         raise ConfigurationError(
             f"{type(value).__name__} needs FastHTML: pip install 'faststate-asgi[fasthtml]'"
@@ -151,12 +154,17 @@ def element_frame(value: Any, selector: str | None, mode: str | None) -> bytes:
     return frames.elements(markup, selector=selector, mode=mode)
 
 
+# As a factory ``list[bytes]`` would cost more than the list itself, at every event.
+def _no_frames() -> list[bytes]:
+    return []
+
+
 @dataclass(slots=True)
 class Rendered:
     """The frames of what an event returned, in the order in which they are sent."""
 
-    elements: list[bytes] = field(default_factory=list)
-    last: list[bytes] = field(default_factory=list)
+    elements: list[bytes] = field(default_factory=_no_frames)
+    last: list[bytes] = field(default_factory=_no_frames)
     redirect: str | None = None
     response: Response | None = None
 

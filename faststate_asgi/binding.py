@@ -4,6 +4,9 @@ Reads and bounds the body, finds each parameter's value (path, query, body, ``?d
 validates all of them at once against the method's annotations. Injected parameters are never read from the request.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# JSON values and annotations are told apart by isinstance(), which leaves what they hold unknown.
+
 from __future__ import annotations
 
 import inspect
@@ -25,7 +28,7 @@ from typing_extensions import TypedDict
 
 from .errors import ArgumentError, BadRequestError, BodyTooLargeError, ConfigurationError
 from .events import EventSpec, resolved_hints
-from .parameters import Injected, Source, injection, is_optional
+from .parameters import Injected, Source, bare, injection, is_optional
 from .patches import POISON_KEYS, Json
 
 MAX_DEPTH = 32
@@ -391,7 +394,7 @@ def _argument_error(exc: ValidationError) -> ArgumentError:
 
 def _describe(name: str, annotation: Any) -> _Parameter:
     """Return what has to be known to read a parameter from texts."""
-    inner = _without_none(annotation)
+    inner = bare(annotation)
     origin = typing.get_origin(inner) or inner
     is_list = isinstance(origin, type) and issubclass(origin, (list, tuple, set, frozenset))
     simple = (str, int, float, bool, bytes, UploadFile)
@@ -399,19 +402,6 @@ def _describe(name: str, annotation: Any) -> _Parameter:
         not is_list and not (isinstance(origin, type) and issubclass(origin, simple)) and _wants_json(origin)
     )
     return _Parameter(name, origin is str, is_optional(annotation), is_list, is_structured)
-
-
-def _without_none(annotation: Any) -> Any:
-    """Return ``T`` of ``Optional[T]`` and ``Annotated[T, ...]``."""
-    while True:
-        if typing.get_origin(annotation) is typing.Annotated:
-            annotation = typing.get_args(annotation)[0]
-            continue
-        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
-        if is_optional(annotation) and len(inner) == 1 and annotation is not Any:
-            annotation = inner[0]
-            continue
-        return annotation
 
 
 def _wants_json(origin: Any) -> bool:

@@ -4,6 +4,9 @@ A ``Codec`` is made once per class. It dumps with pydantic's own serializer (the
 excluded fields), loads with its validator, and knows which fields are plain scalars so that small states cost little.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# Core schemas and JSON values are told apart by isinstance(), which leaves what they hold unknown.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -22,6 +22,7 @@ from .errors import (
     LoginRedirect,
     MissingParameterError,
     NotResolvedError,
+    OverloadedError,
     StateNotFoundError,
 )
 from .guards import Guard
@@ -36,9 +37,9 @@ from .identity import (
     new_ticket,
 )
 from .keys import StateKey, StateScope, checked_id, session_key
+from .messages import Ended
 from .registry import StatePlan
 from .state import ReactiveState
-from .transports.base import Ended
 from .turns import Entry
 
 if TYPE_CHECKING:
@@ -485,7 +486,9 @@ class RequestContext:
             return None
 
     @asynccontextmanager
-    async def transaction(self, *wanted: Wanted, record_id: Any = None, component_id: Any = None) -> AsyncIterator[Any]:
+    async def transaction(
+        self, *wanted: Wanted, record_id: Any = None, component_id: Any = None
+    ) -> AsyncGenerator[Any]:
         """Give private copies of states that change together when the block ends, and not if it raises.
 
         Args:
@@ -496,6 +499,8 @@ class RequestContext:
         Yields:
             The state, or a tuple of states.
         """
+        if self.engine.runtime.is_draining:
+            raise OverloadedError("The server is stopping; please try again", headers={"Retry-After": "1"})
         await self.resolve()
         pairs: list[tuple[StatePlan, StateKey]] = []
         for plan, own_id in unpacked(self.engine.registry.plan, wanted, record_id, component_id):
@@ -524,7 +529,7 @@ def headers_of(scope: Any) -> dict[bytes, bytes]:
     raw: list[tuple[bytes, bytes]] = scope.get("headers", ())
     headers = dict(raw)
     if len(headers) != len(raw):
-        headers = {}
+        headers.clear()
         for name, value in raw:
             known = headers.get(name)
             headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value

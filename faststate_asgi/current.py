@@ -20,10 +20,12 @@ class CurrentContext(Protocol):
     @property
     def mount_url(self) -> str:
         """``root_path`` and ``mount_path``, quoted for a URL."""
+        ...
 
     @property
     def script_url(self) -> str:
         """Where the Datastar module comes from."""
+        ...
 
     async def check(self, guard: Guard) -> None:
         """Let the caller pass or raise ``AuthenticationError`` or ``AuthorizationError``."""

@@ -150,7 +150,7 @@ class EventRequest:
             wanted=wanted,
             prepare=prepare,
             respond=self._respond,
-            fail=self._failed,
+            fail=self.failed,
             names=names,
             late_names=self._late_names,
             headers=lambda: (*frames.SSE_HEADERS, *self._session_headers()),
@@ -249,7 +249,7 @@ class EventRequest:
 
     # -- after the handler -------------------------------------------------------------------------------------------
 
-    def _body(self, updates: list[Update], rendered: Rendered) -> bytes:
+    def body(self, updates: list[Update], rendered: Rendered) -> bytes:
         """Return the frames for the asking page, in the order signals, fragments, elements, redirect or script."""
         parts: list[bytes] = []
         for update in updates:
@@ -261,7 +261,7 @@ class EventRequest:
         parts += rendered.last
         return b"".join(parts)
 
-    def _render(self, prepared: Prepared, result: Any) -> Rendered:
+    def render(self, prepared: Prepared, result: Any) -> Rendered:
         """Return what the handler returned as frames, and hand broadcast elements to the update of its state."""
         options = self.spec.options
         if result is None:
@@ -279,12 +279,12 @@ class EventRequest:
         """Return the answer of an event that did not yield."""
         if isinstance(result, Response):
             return self._raw(result)
-        rendered = self._render(prepared, result)
+        rendered = self.render(prepared, result)
         if rendered.response is not None:
             return self._raw(rendered.response)
         if rendered.redirect is not None and not self.is_datastar:
             return self._redirect(rendered.redirect)
-        body = self._body(prepared.updates, rendered)
+        body = self.body(prepared.updates, rendered)
         if not body:
             return Answer(self.incoming.digest, 204, self._session_headers())
         return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
@@ -306,7 +306,7 @@ class EventRequest:
         """Return the headers that set a cookie, and what caches must know."""
         return tuple(item for item in self.context.response_headers() if item[0] != b"cache-control")
 
-    def _failed(self, exc: BaseException) -> Answer:
+    def failed(self, exc: BaseException) -> Answer:
         """Return the answer of an exception, in the form that the client can read."""
         if isinstance(exc, AuthenticationError) and self.engine.settings.login_url is not None and self.is_datastar:
             body = frames.redirect(self._login_from_page())
@@ -359,7 +359,7 @@ async def _run(engine: FastState, request: EventRequest, receive: Receive, send:
             return
         answer = await engine.runtime.run(call)
     except Exception as exc:
-        answer = await _remembered_of_old_cookie(engine, request) or request._failed(exc)
+        answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
     await _send_answer(send, answer)
     if request.background is not None:
         await request.background()
@@ -383,7 +383,7 @@ async def _send_answer(send: Send, answer: Answer) -> None:
 
 def _emitter(request: EventRequest) -> Callable[[Prepared, Any], bytes]:
     """Return what makes the body of a generator's ``yield``."""
-    return lambda prepared, yielded: request._body(prepared.updates, request._render(prepared, yielded))
+    return lambda prepared, yielded: request.body(prepared.updates, request.render(prepared, yielded))
 
 
 async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: Receive, send: Send) -> None:

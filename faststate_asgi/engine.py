@@ -1,41 +1,40 @@
 """``FastState``: the engine. Builds everything from the settings and owns it, from open to close.
 
-The only module that names concrete stores and transports.
+What is stored where is ``backends.py``'s; the twin for threads is in ``sync.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .context import Wanted, is_on_loop, unpacked
+from .backends import Backends, every
+from .context import Wanted, unpacked
 from .current import current_context
-from .errors import ConfigurationError, FastStateError, NotResolvedError, StateNotFoundError, StoreUnavailableError
+from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError
 from .events import EventSpec
 from .guards import Guard
 from .hub import Hub
 from .identity import SessionCookie
 from .keys import StateKey, StateScope, checked_id
 from .limits import RateLimiter, parse_rate
+from .messages import Ended
 from .metrics import exposition
 from .registry import StatePlan, StateRegistry, state_registry
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
 from .stores.base import Snapshot, Store
-from .stores.memory import MemoryStore
 from .subapp import LocalScript, SubApp, quoted_mount
-from .transports.base import Ended, Transport
-from .transports.local import LocalTransport
+from .sync import SyncFastState
 from .turns import Turns, delete_held
 from .updates import Update
 
@@ -89,8 +88,7 @@ class FastState:
         self.local_script = LocalScript(self.settings.datastar_url) if self.settings.is_datastar_local else None
         self.last_mount_url = self.settings.mount_path
         self._cookie: SessionCookie | None = None
-        self._store: Store = _make_store(self.settings)
-        self._transport: Transport = LocalTransport()
+        self.backends = Backends(self.settings, self.registry)
         self._limiter = RateLimiter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Lock | None = None
@@ -128,20 +126,29 @@ class FastState:
                 await self._open(loop)
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
-        await self._store.open()
+        self.backends.check()
         settings = self.settings
-        self._hub = Hub(
-            self._read_one, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
+        hub = self._hub = Hub(
+            self.backends.read, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
         )
-        turns = Turns(self.store_of, settings.max_waiting_per_key, self._announce)
-        self._runtime = Runtime(turns, self._hub, lambda: self._store, settings.idempotency_ttl)
-        await self._transport.open(self._hub.receive)
-        self._hub.watch, self._hub.unwatch = self._transport.watch, self._transport.unwatch
+        hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
+        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, self._announce)
+        runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
+        await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
         self._loop = loop
-        task = loop.create_task(self._tick_for_ever())
-        self._background.add(task)
-        logger.info("open: store=%s", self._store.name)
+        self._in_background(self._tick_for_ever())
+        if self.backends.transports:
+            self._in_background(every(settings.lease / 3, "renewing leases", runtime.turns.renew))
+            self._in_background(every(settings.resync_interval, "comparing versions", self._resync))
+        logger.info("open: %s", ", ".join(self.backends.stores))
+
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Start a task that ends with the engine."""
+        self._background.add(asyncio.get_running_loop().create_task(coroutine))
+
+    async def _resync(self) -> None:
+        await self.backends.resync(self.hub)
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Running events get ``drain_timeout`` to end."""
@@ -155,8 +162,7 @@ class FastState:
         self._background.clear()
         await self.runtime.aclose()
         await self.hub.aclose()
-        await self._transport.aclose()
-        await self._store.aclose()
+        await self.backends.aclose()
         self._loop = None
 
     async def drain(self) -> None:
@@ -222,14 +228,14 @@ class FastState:
 
     async def _keep_watched(self, *, all_of_them: bool) -> None:
         """Keep watched states from expiring; those with a very short ``ttl`` are touched more often."""
-        watched = [(m.key, m.plan.config.ttl) for m in self.hub.watched if m.streams]
-        lasting = [(key, ttl) for key, ttl in watched if ttl is not None and (all_of_them or ttl < SHORT_TTL_S)]
+        watched = [(m.plan, m.key, m.plan.config.ttl) for m in self.hub.watched if m.streams]
+        lasting = [(p, key, ttl) for p, key, ttl in watched if ttl is not None and (all_of_them or ttl < SHORT_TTL_S)]
         if lasting:
-            await self._store.touch(lasting)
+            await self.backends.touch(lasting)
 
     async def _keep_house(self) -> None:
         """Purge what has expired."""
-        await self._store.purge(PURGE_LIMIT)
+        await self.backends.purge(PURGE_LIMIT)
         self.hub.forget_answered(asyncio.get_running_loop().time(), 60.0)
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -258,7 +264,7 @@ class FastState:
     @property
     def records(self) -> Store:
         """Where sessions, logins and idempotency answers are kept."""
-        return self._store
+        return self.backends.records
 
     @property
     def cookie(self) -> SessionCookie:
@@ -281,19 +287,6 @@ class FastState:
                 f"secret_key is missing: pass secret_key= or set FASTSTATE_SECRET_KEY to {MIN_KEY_BYTES} bytes or more "
                 '(python -c "import secrets; print(secrets.token_urlsafe(48))"), or use debug=True on your own machine'
             )
-
-    def store_of(self, plan: StatePlan) -> Store:
-        """Return the store of a class.
-
-        Raises:
-            ConfigurationError: the class asks for a backend that the settings do not have.
-        """
-        backend = plan.config.persistence_backend
-        if backend is not None and backend != self._store.name:
-            raise ConfigurationError(
-                f'{plan.name} has persistence_backend="{backend}", but the settings only have {self._store.name}'
-            )
-        return self._store
 
     def mount_url_of(self, scope: Any) -> str:
         """Return where the sub-application is for a request."""
@@ -336,10 +329,7 @@ class FastState:
 
     async def read(self, plan: StatePlan, key: StateKey) -> ReactiveState | None:
         """Return the read-only copy of one stored state, or its default, or None."""
-        return self.load(plan, await self._read_one(plan, key), key)
-
-    async def _read_one(self, plan: StatePlan, key: StateKey) -> Snapshot | None:
-        return (await self.store_of(plan).read([key]))[0]
+        return self.load(plan, await self.backends.read(plan, key), key)
 
     async def _announce(self, updates: list[Update]) -> None:
         """Tell this process's streams, then the other processes."""
@@ -420,7 +410,7 @@ class FastState:
         """
         await self.ensure_open()
         held = delete_held(session_id)
-        keys = await self._store.delete_session(session_id, keep=held)
+        keys = await self.backends.delete_session(session_id, held)
         for mirror in self.hub.watched:
             if mirror.key in keys:
                 self.hub.reload(mirror)
@@ -429,7 +419,7 @@ class FastState:
     async def end_streams(self, which: Ended) -> None:
         """End streams in every process."""
         self.hub.end_streams(which)
-        await self._transport.publish([which])
+        await self.backends.publish([which])
 
     @property
     def sync(self) -> SyncFastState:
@@ -456,14 +446,11 @@ class FastState:
 
     async def health(self) -> dict[str, Any]:
         """Return the state of each store by name."""
-        stores: dict[str, str] = {}
         try:
             await self.ensure_open()
-            async with asyncio.timeout(self.settings.store_timeout):
-                await self._store.ping()
-            stores[self._store.name] = "ok"
-        except (FastStateError, TimeoutError, OSError):
-            stores[self._store.name] = "down"
+            stores = await self.backends.health(self.settings.store_timeout)
+        except (FastStateError, OSError):
+            stores = dict.fromkeys(self.backends.stores, "down")
         is_draining = self._runtime is not None and self._runtime.is_draining
         status = "stopping" if is_draining else "ok" if set(stores.values()) == {"ok"} else "down"
         return {"status": status, "stores": stores}
@@ -478,25 +465,13 @@ class FastState:
             "streams": hub.stream_count,
             "watched_states": len(hub.watched),
             "deliveries": hub.deliveries,
-            "stored_states": await self._store.count(),
+            "stored_states": await self.backends.count(),
             "registered_states": len(self.registry),
         }
 
     async def metrics_page(self) -> tuple[str, bytes]:
         """Return content type and text of the numbers in Prometheus' format."""
         return exposition(await self.stats())
-
-
-def _make_store(settings: Settings) -> Store:
-    """Return the store that ``store=`` names.
-
-    Raises:
-        ConfigurationError: an unknown one.
-    """
-    scheme = settings.store.partition(":")[0]
-    if scheme == "memory":
-        return MemoryStore(settings.idempotency_max)
-    raise ConfigurationError(f"store={scheme}: is not known; use memory:")
 
 
 def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str | None) -> StateKey:
@@ -523,83 +498,6 @@ def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str 
             return StateKey(StateScope.COMPONENT, plan.name, session_id=session, component_id=own)
         case StateScope.RECORD:
             return StateKey(StateScope.RECORD, plan.name, record_id=need(own_id, "record_id"))
-
-
-class _SyncTransaction:
-    """A transaction held open on the engine's loop for a block in a thread."""
-
-    def __init__(self, engine: FastState, wanted: Sequence[Wanted], ids: dict[str, Any]) -> None:
-        self._engine, self._wanted, self._ids = engine, wanted, ids
-        self._entered: Any = None
-        self._finish: Callable[[BaseException | None], None] = lambda exc: None
-        self._done: Any = None
-
-    def __enter__(self) -> Any:
-        if is_on_loop():
-            raise NotResolvedError("faststate.sync is for worker threads; on the event loop use faststate itself")
-        loop = self._engine.loop
-        entered: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._done = asyncio.run_coroutine_threadsafe(self._hold(entered), loop)
-        self._done.add_done_callback(lambda done: _pass_on(done, entered))
-        return entered.result()
-
-    async def _hold(self, entered: Any) -> None:
-        loop = asyncio.get_running_loop()
-        finished: asyncio.Future[BaseException | None] = loop.create_future()
-
-        def finish(exc: BaseException | None) -> None:
-            loop.call_soon_threadsafe(finished.set_result, exc)
-
-        self._finish = finish
-        async with self._engine.transaction(*self._wanted, **self._ids) as states:
-            entered.set_result(states)
-            exc = await finished
-            if exc is not None:
-                raise exc
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        self._finish(exc)
-        try:
-            self._done.result()
-        except BaseException as raised:
-            if raised is not exc:
-                raise
-
-
-def _pass_on(done: Any, entered: concurrent.futures.Future[Any]) -> None:
-    """Give the waiting thread the error of a transaction that did not begin."""
-    if not entered.done():
-        entered.set_exception(done.exception() or RuntimeError("the transaction ended before it began"))
-
-
-class SyncFastState:
-    """``FastState`` for worker threads; the engine runs on an event loop of another thread.
-
-    Args:
-        engine: the open engine.
-    """
-
-    def __init__(self, engine: FastState) -> None:
-        self._engine = engine
-
-    def transaction(self, *wanted: Wanted, **ids: Any) -> _SyncTransaction:
-        """Do what ``FastState.transaction`` does, as a plain ``with`` block."""
-        return _SyncTransaction(self._engine, wanted, ids)
-
-    def get(self, cls: type[S], **ids: Any) -> S:
-        """Return a read-only copy."""
-        state: S = self._run(self._engine.get(cls, **ids))
-        return state
-
-    def delete(self, cls: type[ReactiveState], **ids: Any) -> None:
-        """Delete a stored state."""
-        self._run(self._engine.delete(cls, **ids))
-
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        if is_on_loop():
-            coroutine.close()
-            raise NotResolvedError("faststate.sync is for worker threads; on the event loop use faststate itself")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop).result()
 
 
 def get_state_info(registry: StateRegistry | None = None, engine: FastState | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import FrameType, MappingProxyType, MethodType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
@@ -24,7 +24,6 @@ from .guards import OPEN, Guard, make_guard, names
 from .parameters import injection
 
 R = TypeVar("R")
-S = TypeVar("S")
 Q = ParamSpec("Q")
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -166,7 +165,7 @@ class Event(Generic[P, R]):
 
 
 @overload
-def event(func: Callable[Concatenate[S, Q], R], /) -> Event[Q, R]: ...
+def event(func: Callable[Concatenate[Any, Q], R], /) -> Event[Q, R]: ...
 @overload
 def event(
     path: str | None = None,
@@ -185,7 +184,7 @@ def event(
     timeout: float = 30,
     rate_limit: str | None = None,
     on_disconnect: Literal["finish", "stop"] = "finish",
-) -> Callable[[Callable[Concatenate[S, Q], R]], Event[Q, R]]: ...
+) -> Callable[[Callable[Concatenate[Any, Q], R]], Event[Q, R]]: ...
 @overload
 def event(
     *,
@@ -203,7 +202,7 @@ def event(
     timeout: float = 30,
     rate_limit: str | None = None,
     on_disconnect: Literal["finish", "stop"] = "finish",
-) -> Callable[[Callable[Concatenate[S, Q], R]], Event[Q, R]]: ...
+) -> Callable[[Callable[Concatenate[Any, Q], R]], Event[Q, R]]: ...
 def event(
     first: Any = None,
     /,
@@ -258,12 +257,16 @@ def event(
         rate_limit=rate_limit,
         on_disconnect=_checked_disconnect(on_disconnect),
     )
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # inspect has no way without a None case
     if callable(first):
         return _decorate(first, options, frame)
     if first is not None and not isinstance(first, str):
         raise ConfigurationError(f"@event takes a path or a method, not {shorten(first)}")
-    return lambda func: _decorate(func, options, sys._getframe(1))
+
+    def decorate(func: Callable[..., Any]) -> Event[Any, Any]:
+        return _decorate(func, options, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]  # as above
+
+    return decorate
 
 
 def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType) -> Event[Any, Any]:
@@ -271,19 +274,13 @@ def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType)
     guard = getattr(func, "__faststate_guard__", None)
     if guard is not None:
         if getattr(func, "__faststate_guarded__", None) is func:
-            func = func.__wrapped__
-        options = _with_guard(options, options.guard.joined(guard))
+            func = vars(func)["__wrapped__"]
+        options = replace(options, guard=options.guard.joined(guard))
     if not inspect.isfunction(func):
         raise ConfigurationError(f"@event goes on a method, not on {shorten(func)}")
     if func.__name__.startswith(RESERVED_PREFIX):
         raise ConfigurationError(f"{func.__name__} begins with an underscore, so it cannot be an event; rename it")
     return Event(func, options, _hints_now(func, frame))
-
-
-def _with_guard(options: EventOptions, guard: Guard) -> EventOptions:
-    """Return the options with another guard."""
-    values = {name: getattr(options, name) for name in options.__slots__}
-    return EventOptions(**{**values, "guard": guard})
 
 
 def _hints_now(func: Callable[..., Any], frame: FrameType) -> Mapping[str, Any] | None:
@@ -360,7 +357,7 @@ class Fragment:
         return self if instance is None else MethodType(self.func, instance)
 
 
-def fragment(*, on: Iterable[str] | str) -> Callable[[Callable[[S], R]], Any]:
+def fragment(*, on: Iterable[str] | str) -> Callable[[Callable[[Any], Any]], Any]:
     """Make a method a part of pages that follows the fields named in ``on``.
 
     The method is synchronous, uses nothing but the state, and returns one element with an id.
@@ -372,7 +369,7 @@ def fragment(*, on: Iterable[str] | str) -> Callable[[Callable[[S], R]], Any]:
     if not fields:
         raise ConfigurationError("@fragment(on=...) needs the names of the fields that it shows")
 
-    def decorate(func: Callable[[S], R]) -> Any:
+    def decorate(func: Callable[[Any], Any]) -> Any:
         if inspect.iscoroutinefunction(func) or inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise ConfigurationError(f"@fragment {func.__name__} must be a plain def")
         return Fragment(func, fields)

@@ -47,7 +47,8 @@ OPEN = Guard()
 def names(value: Iterable[str] | str | None, what: str) -> frozenset[str]:
     """Return permissions or roles as a set; a single text counts as one name."""
     items = [value] if isinstance(value, str) else list(value or ())
-    if not all(isinstance(item, str) and item for item in items):
+    are_names = (isinstance(item, str) and item for item in items)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not all(are_names):  # not everybody checks types
         raise ConfigurationError(f"{what} must be names, not {shorten(value)}")
     return frozenset(items)
 
@@ -99,7 +100,7 @@ def _context() -> CurrentContext:
     return context
 
 
-def _is_method(args: tuple[Any, ...]) -> bool:
+def _is_method(args: tuple[object, ...]) -> bool:
     """Whether a state's method is called: its event has checked the guard, and outside a request nothing is checked."""
     return bool(args) and hasattr(type(args[0]), "__faststate_events__")
 

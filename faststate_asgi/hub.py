@@ -21,11 +21,11 @@ from typing import Any
 from . import frames
 from .errors import StoreUnavailableError
 from .keys import StateKey
+from .messages import Ended, Message, Published
 from .patches import Json, merge, nest, same
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import NO_VERSION, Snapshot
-from .transports.base import Ended, Message, Published
 from .updates import Update, differences, render_fragment, signal_frames, signal_path
 
 logger = logging.getLogger("faststate.hub")
@@ -270,8 +270,8 @@ class Hub:
         self._is_pumping = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._answered: dict[str, dict[StateKey, float]] = {}
-        self.watch: Callable[[Sequence[StateKey]], Awaitable[None]] | None = None
-        self.unwatch: Callable[[Sequence[StateKey]], Awaitable[None]] | None = None
+        self.watch: Callable[[Mirror], Awaitable[None]] | None = None
+        self.unwatch: Callable[[Sequence[Mirror]], Awaitable[None]] | None = None
         self.deliveries = 0
 
     # -- subscribing -------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ class Hub:
         """Read a key until nothing changed meanwhile; subscribing comes first."""
         try:
             if self.watch is not None and not mirror.is_loaded:
-                await self.watch([mirror.key])
+                await self.watch(mirror)
             while True:
                 mirror.is_stale = False
                 snapshot = await self._read(mirror.plan, mirror.key)
@@ -350,17 +350,17 @@ class Hub:
                 self._per_session[stream.session_id] = left
             else:
                 del self._per_session[stream.session_id]
-        dropped = []
+        dropped: list[Mirror] = []
         for mirror in stream.mirrors:
             mirror.streams.pop(stream, None)
             if not mirror.streams and self._mirrors.get(mirror.key) is mirror:
                 del self._mirrors[mirror.key]
-                dropped.append(mirror.key)
+                dropped.append(mirror)
         if dropped and self.unwatch is not None:
             self._spawn(self._unwatch(dropped))
 
-    async def _unwatch(self, keys: list[StateKey]) -> None:
-        unused = [key for key in keys if key not in self._mirrors]
+    async def _unwatch(self, mirrors: list[Mirror]) -> None:
+        unused = [mirror for mirror in mirrors if mirror.key not in self._mirrors]
         if unused and self.unwatch is not None:
             await self.unwatch(unused)
 
@@ -374,9 +374,11 @@ class Hub:
                 self._publish(mirror, update)
 
     def _publish(self, mirror: Mirror, update: Update) -> None:
+        # What is being read may be older than this commit, and must not overwrite it.
+        mirror.is_stale = mirror.loading is not None
         if not mirror.is_loaded:
-            mirror.is_stale = True
-        elif update.version == mirror.version:
+            return
+        if update.version == mirror.version:
             self._send_elements(mirror, update.elements)
         elif update.before == mirror.version:
             mirror.apply(update)
@@ -575,7 +577,7 @@ class Hub:
             if mirror.idle_ticks:
                 del self._mirrors[mirror.key]
                 if self.unwatch is not None:
-                    self._spawn(self._unwatch([mirror.key]))
+                    self._spawn(self._unwatch([mirror]))
             mirror.idle_ticks += 1
 
     async def aclose(self) -> None:

@@ -32,8 +32,8 @@ class Identity:
     """A logged-in user: id as text, permissions, roles, and when it ends (aware UTC, None for never)."""
 
     user_id: str
-    permissions: frozenset[str] = field(default_factory=frozenset)
-    roles: frozenset[str] = field(default_factory=frozenset)
+    permissions: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:

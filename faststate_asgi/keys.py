@@ -114,7 +114,8 @@ class StateKey(str):
                 return cls(StateScope.COMPONENT, name, session_id=session_id, component_id=component_id)
             case "record", [name, record_id]:
                 return cls(StateScope.RECORD, name, record_id=record_id)
-        raise ValueError(f"not the text form of a state key: {text[:80]!r}")
+            case _:
+                raise ValueError(f"not the text form of a state key: {text[:80]!r}")
 
     @property
     def own_id(self) -> str | None:

@@ -30,7 +30,8 @@ def parse_rate(text: str | None, where: str) -> Rate | None:
     """
     if text is None:
         return None
-    match = _RATE.fullmatch(text.strip()) if isinstance(text, str) else None
+    is_text = isinstance(text, str)  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
+    match = _RATE.fullmatch(text.strip()) if is_text else None
     if match is None or int(match[1]) == 0 or match[2] == "0":
         raise ConfigurationError(f"{where}: rate_limit must look like '5/s', '100/m' or '10/30s', not {shorten(text)}")
     return Rate(int(match[1]), float(int(match[2] or 1) * _SECONDS[match[3]]))

@@ -79,10 +79,20 @@ def injection(name: str, annotation: Any) -> Injected | None:
         metadata = getattr(annotation, "__metadata__", ())
         source = Source.WRITABLE if WRITABLE in metadata else Source.STATE
         return Injected(name, source, state, is_optional(annotation))
-    source_of_type = _by_type(annotation)
+    source_of_type = _by_type(bare(annotation))
     if source_of_type is not None:
         return Injected(name, source_of_type)
     return Injected(name, _BY_NAME[name]) if name in _BY_NAME else None
+
+
+def bare(annotation: Any) -> Any:
+    """Return ``T`` of ``Optional[T]``, ``T | None`` and ``Annotated[T, ...]``, however nested."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return bare(typing.get_args(annotation)[0])
+    inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(inner) == 1:
+        return bare(inner[0])
+    return annotation
 
 
 def _by_type(annotation: Any) -> Source | None:

@@ -4,6 +4,9 @@ A ``null`` outside an array removes a signal and leaves everything bound to it d
 ``None`` travels as an empty string, and an object that lost keys is sent as an empty string and then whole.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# JSON values are told apart by isinstance() and type(), which leaves what they hold unknown.
+
 from __future__ import annotations
 
 import math

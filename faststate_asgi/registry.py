@@ -138,7 +138,7 @@ class StateRegistry:
             ConfigurationError: a config that cannot work, a name that is taken, two events on one path. Nothing is
                 registered then.
         """
-        if not (isinstance(cls, type) and issubclass(cls, ReactiveState)) or cls is ReactiveState:
+        if not _is_state_class(cls):
             raise ConfigurationError(f"register() takes a subclass of ReactiveState, not {shorten(cls)}")
         known = self._plans.get(cls)
         if known is not None and known.is_implicit and config is not None:
@@ -188,7 +188,7 @@ class StateRegistry:
             return
         mine = set(plan.codec.signals)
         for other in self._plans.values():
-            shared = mine & set(other.codec.signals) if other.namespace is None else set()
+            shared = mine.intersection(other.codec.signals) if other.namespace is None else None
             if shared:
                 logger.warning(
                     "states %s and %s share the signals %s; in one page they overwrite each other: "
@@ -277,6 +277,11 @@ def _declared(cls: type[ReactiveState]) -> Iterable[type[ReactiveState]]:
         yield from _declared(child)
 
 
+def _is_state_class(cls: object) -> bool:
+    """Whether this is a class that can be registered; whoever uses no type checker may pass anything."""
+    return isinstance(cls, type) and issubclass(cls, ReactiveState) and cls is not ReactiveState
+
+
 def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -307,6 +312,10 @@ def _normal(cls: type[ReactiveState], config: StateConfig) -> StateConfig:
     )
     _check(cls, result, guard)
     return result
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
@@ -343,7 +352,7 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
         ),
         (config.authorize is not None and not callable(config.authorize), "authorize must be callable"),
         (config.upgrade is not None and not callable(config.upgrade), "upgrade must be callable"),
-        (not isinstance(config.schema_version, int) or config.schema_version < 1, "schema_version must be 1 or more"),
+        (not _is_positive_integer(config.schema_version), "schema_version must be 1 or more"),
         (
             config.name is not None and not _NAME.fullmatch(config.name),
             f"name {shorten(config.name)} must be letters, digits and underscores, beginning with a letter",

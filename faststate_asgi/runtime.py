@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import json
 import logging
 import time
@@ -189,7 +188,7 @@ class Runtime:
         idempotency_ttl_s: how long an answer is remembered.
     """
 
-    def __init__(self, turns: Turns, hub: Hub, answers: Callable[[], Store], idempotency_ttl_s: float) -> None:
+    def __init__(self, turns: Turns, hub: Hub, answers: Store, idempotency_ttl_s: float) -> None:
         self.turns = turns
         self.hub = hub
         self._answers = answers
@@ -260,7 +259,7 @@ class Runtime:
         call = running.call
         try:
             if call.names:
-                answer = await self._answers().recall(call.names)
+                answer = await self._answers.recall(call.names)
                 if answer is not None:
                     self._settle(running, answer if answer.digest == call.digest else call.fail(_reused()))
                     return
@@ -285,7 +284,14 @@ class Runtime:
                 return
             if not clock.take():
                 return
-            await turn.commit(prepared, self._remembered(call, answer))
+            remembered = self._remembered(call, answer)
+            if turn.store is self._answers:
+                await turn.commit(prepared, remembered)
+            else:
+                # NOTE: the state and the answer live in two stores; a crash between the two calls forgets the answer.
+                await turn.commit(prepared)
+                if remembered:
+                    await self._answers.remember(remembered)
             self.events_run += 1
             call.after(prepared.updates)
             if logger.isEnabledFor(logging.INFO):
@@ -330,7 +336,7 @@ class Runtime:
         """Remember the answer of a handler that ran and failed; refusals are not remembered."""
         is_refusal = isinstance(exc, RequestError) and exc.status_code not in (409, 504)
         if call.names and not is_refusal:
-            await self._answers().remember(self._remembered(call, answer))
+            await self._answers.remember(self._remembered(call, answer))
 
     def _remembered(self, call: Call, answer: Answer) -> tuple[Remember, ...]:
         if not call.names:
@@ -387,7 +393,7 @@ class Runtime:
         segments: _Segments | None = None
         has_run = False
         try:
-            answer = await self._answers().recall(call.names) if call.names else None
+            answer = await self._answers.recall(call.names) if call.names else None
             if answer is not None:
                 streamed.failure = answer if answer.digest == call.digest else call.fail(_reused())
                 return
@@ -430,7 +436,7 @@ class Runtime:
             if has_run and call.names:
                 headers = streamed.headers or call.headers()
                 answer = streamed.failure or Answer(call.digest, 200, headers, streamed.whole())
-                await self._answers().remember(self._remembered(call, answer))
+                await self._answers.remember(self._remembered(call, answer))
         finally:
             self._forget(call, streamed)
             streamed.end()
@@ -473,7 +479,7 @@ class Runtime:
         self,
         wanted: Sequence[tuple[StatePlan, StateKey]],
         check: Callable[[Entry], Awaitable[None]] | None = None,
-    ) -> AsyncIterator[list[ReactiveState]]:
+    ) -> AsyncGenerator[list[ReactiveState]]:
         """Give private copies of states that are committed together when the block ends, and not if it raises.
 
         Args:
@@ -484,8 +490,6 @@ class Runtime:
         if outer is not None and outer.is_active and all(key in outer.entries for _, key in wanted):
             yield [outer.entries[key].state for _, key in wanted]
             return
-        if self.is_draining:
-            raise OverloadedError("The server is stopping; please try again", headers={"Retry-After": "1"})
         turn = await self.turns.take(wanted, TRANSACTION_WAIT_S)
         token = current_turn.set(turn)
         try:
@@ -543,8 +547,9 @@ class _Segments:
     def __init__(
         self, spec: EventSpec, generator: Any, states: dict[StateKey, ReactiveState], workers: Workers
     ) -> None:
-        self._generator: AsyncGenerator[Any, None] | Generator[Any, None, Any] = generator
-        self._is_async = spec.kind is Kind.ASYNC_GENERATOR
+        is_async = spec.kind is Kind.ASYNC_GENERATOR
+        self._async_generator: AsyncGenerator[Any, None] | None = generator if is_async else None
+        self._generator: Generator[Any, None, Any] = generator  # unless it is asynchronous
         self._workers = workers
         self._context = contextvars.copy_context()
         self.states = states
@@ -554,8 +559,8 @@ class _Segments:
     async def step(self) -> Any:
         """Return what the generator yields next, or what it returned at its end."""
         try:
-            if inspect.isasyncgen(self._generator):
-                return await anext(self._generator)
+            if self._async_generator is not None:
+                return await anext(self._async_generator)
             value, self.is_done = await self._workers.run(self._next)
             return value
         except StopAsyncIteration:
@@ -567,17 +572,17 @@ class _Segments:
 
     def _next(self) -> tuple[Any, bool]:
         try:
-            return self._context.run(next, self._generator), False  # type: ignore[arg-type]  # a sync generator here
+            return self._context.run(next, self._generator), False
         except StopIteration as stop:
             return stop.value, True
 
     async def aclose(self) -> None:
         """Close the generator where it stands; its ``finally`` blocks run."""
         try:
-            if inspect.isasyncgen(self._generator):
-                await self._generator.aclose()
+            if self._async_generator is not None:
+                await self._async_generator.aclose()
             else:
-                await self._workers.run(self._generator.close)  # type: ignore[union-attr]  # a sync generator here
+                await self._workers.run(self._generator.close)
         except Exception:
             logger.exception("a generator event failed while it was closed")
         self.is_done = True

@@ -120,7 +120,8 @@ def make_settings(arguments: Mapping[str, Any], environment: Mapping[str, str] |
         values["authenticate"] = _imported(values["authenticate"])
     settings = Settings(**values)
     if settings.debug and not settings.secret_key:
-        return Settings(**{**values, "secret_key": (_debug_key(Path.cwd()),)})
+        values["secret_key"] = (_debug_key(Path.cwd()),)
+        return Settings(**values)
     return settings
 
 

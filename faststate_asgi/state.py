@@ -10,12 +10,13 @@ import inspect
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
 from sqlmodel import SQLModel
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from . import live
 from .actions import Action, ActionBuilder, js
@@ -175,6 +176,7 @@ class ReactiveState(SQLModel):
         @property
         def id(self) -> str:
             """The UUID that belongs to the key, the same on each read."""
+            ...
 
         signal: ClassVar[SignalPaths]
     else:
@@ -349,7 +351,7 @@ _BASE_NAMES = frozenset(name for name in dir(ReactiveState) if not name.startswi
 
 def _context_of(request: Any) -> Any:
     """Return the request's context, or say that the middleware is missing."""
-    scope = request if isinstance(request, dict) else getattr(request, "scope", None)
+    scope = cast("Scope | None", request if isinstance(request, dict) else getattr(request, "scope", None))
     context = scope.get("faststate") if isinstance(scope, dict) else None
     if context is None:
         raise ConfigurationError(

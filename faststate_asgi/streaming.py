@@ -34,8 +34,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MAX_STATES = 64
 RETRY_RANGE_MS = (1000, 10_000)
-REPEAT_AFTER_S = 1.0
-ANSWERED_WITHIN_S = 30.0
+REPEAT_AFTER_S = (1.0, 3.0, 10.0, 30.0)
+ANSWERED_WITHIN_S = 60.0
 _SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -152,11 +152,14 @@ class StreamOpening:
                 await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
                 await stream.send({"type": "http.response.body", "body": body, "more_body": True})
             await engine.hub.catch_up(stream)
-            timer = asyncio.get_running_loop().call_later(REPEAT_AFTER_S, self._repeat, stream)
+            timers = [
+                asyncio.get_running_loop().call_later(after_s, self._repeat, stream) for after_s in REPEAT_AFTER_S
+            ]
             try:
                 await _until_disconnect(receive)
             finally:
-                timer.cancel()
+                for timer in timers:
+                    timer.cancel()
         except asyncio.CancelledError:
             if stream.retry_ms is None:
                 raise

@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ConfigurationError, NestedTurnError, OverloadedError, StateNotFoundError
+from .errors import ConfigurationError, LeaseLostError, NestedTurnError, OverloadedError, StateNotFoundError
 from .keys import StateKey
 from .patches import Json
 from .registry import StatePlan
@@ -75,6 +76,8 @@ class Mailboxes:
             raise
         finally:
             timer.cancel()
+            if turn in waiting:
+                waiting.remove(turn)
 
     def leave(self, key: StateKey) -> None:
         """Hand the turn to the next one who still waits."""
@@ -107,13 +110,22 @@ class Entry:
     extra: dict[str, Json] | None = None
 
 
+# As factories ``list[Update]`` and ``list[Write]`` would cost more than the lists themselves, at every event.
+def _no_updates() -> list[Update]:
+    return []
+
+
+def _no_writes() -> list[Write]:
+    return []
+
+
 @dataclass(slots=True)
 class Prepared:
     """What a turn is about to commit: everything that could fail has not."""
 
     commit_id: str
-    updates: list[Update] = field(default_factory=list)
-    writes: list[Write] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=_no_updates)
+    writes: list[Write] = field(default_factory=_no_writes)
 
 
 class Turn:
@@ -185,6 +197,7 @@ class Turn:
         if not self.is_active:
             return
         self.is_active = False
+        self._owner.forget(self)
         lease, self.lease = self.lease, None
         try:
             if lease is not None:
@@ -226,6 +239,7 @@ class Turns:
     ) -> None:
         self._store_of = store_of
         self.announce = announce
+        self._leased: dict[Turn, None] = {}
         self.mailboxes = Mailboxes(max_waiting)
 
     async def take(self, wanted: Sequence[tuple[StatePlan, StateKey]], wait_s: float) -> Turn:
@@ -246,11 +260,24 @@ class Turns:
                 entered.append(key)
             turn = Turn(self, keys, store)
             turn.lease = await store.acquire(keys, wait_s=wait_s)
+            if store.is_shared:
+                self._leased[turn] = None
         except BaseException:
             for key in entered:
                 self.mailboxes.leave(key)
             raise
         return turn
+
+    def forget(self, turn: Turn) -> None:
+        """Renew a turn's lease no more."""
+        self._leased.pop(turn, None)
+
+    async def renew(self) -> None:
+        """Renew the leases of all turns that are still running; one that was lost shows at its commit."""
+        for turn in list(self._leased):
+            if turn.lease is not None and turn.is_active:
+                with suppress(LeaseLostError):
+                    await turn.store.renew(turn.lease)
 
     def refuse_nested(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> None:
         """Raise ``NestedTurnError`` inside an active turn: waiting for a second one could wait for ever."""

@@ -17,6 +17,15 @@ from .registry import StatePlan
 from .state import ReactiveState, signal_name
 
 
+# As a factory ``list[bytes]`` would cost more than the list itself, at every event.
+def _no_fragments() -> dict[str, bytes]:
+    return {}
+
+
+def _no_elements() -> list[bytes]:
+    return []
+
+
 @dataclass(slots=True)
 class Update:
     """One commit on one state.
@@ -44,8 +53,8 @@ class Update:
     values: dict[str, Json]
     patch: dict[str, Json]
     removed: tuple[str, ...] = ()
-    fragments: dict[str, bytes] = field(default_factory=dict)
-    elements: list[bytes] = field(default_factory=list)
+    fragments: dict[str, bytes] = field(default_factory=_no_fragments)
+    elements: list[bytes] = field(default_factory=_no_elements)
 
     @property
     def frames(self) -> list[bytes]:
@@ -108,7 +117,8 @@ def make_update(
     codec = plan.codec
     public = [name for name in names if name in codec.public]
     values = codec.wire_values(state, [*public, *codec.computed])
-    patch, removed = values, ()  # type: tuple[dict[str, Json], tuple[str, ...]]
+    patch: dict[str, Json] = values
+    removed: tuple[str, ...] = ()
     if codec.computed or any(type(value) is dict for value in values.values()):
         old = codec.wire_values(old_state(), values)
         for name in codec.computed:

@@ -119,9 +119,7 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def datastar_bundle() -> Path:
     """The real Datastar bundle, as a file."""
-    services.require(
-        "the Datastar bundle (python tests/tools/fetch_datastar.py)", services.DATASTAR_BUNDLE.is_file()
-    )
+    services.require("the Datastar bundle (python tests/tools/fetch_datastar.py)", services.DATASTAR_BUNDLE.is_file())
     return services.DATASTAR_BUNDLE
 
 

@@ -3,6 +3,9 @@
 States are injected by FastHTML's own ``__from_request__`` protocol, which ``ReactiveState`` implements.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# A session holds JSON, which isinstance() tells apart and leaves its content unknown.
+
 from __future__ import annotations
 
 import json

@@ -116,6 +116,7 @@ class Store(Protocol):
 
     async def read(self, keys: Sequence[StateKey]) -> list[Snapshot | None]:
         """Return what is stored, in one round trip."""
+        ...
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
         """Take the turn on all keys, and load them, in one round trip once it is free.
@@ -123,6 +124,7 @@ class Store(Protocol):
         Raises:
             OverloadedError: it was not free within ``wait_s``.
         """
+        ...
 
     async def renew(self, lease: Lease) -> None:
         """Hold the turn for another lease time; ``LeaseLostError`` if it has passed to another."""
@@ -149,12 +151,14 @@ class Store(Protocol):
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return the answer kept under any of the names."""
+        ...
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers of events that changed nothing."""
 
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
         """Return small records by name."""
+        ...
 
     async def put_records(self, records: Mapping[str, tuple[bytes | None, float]]) -> None:
         """Store records (value, seconds to live) together; None deletes."""
@@ -167,6 +171,8 @@ class Store(Protocol):
 
     async def purge(self, limit: int) -> int:
         """Delete at most ``limit`` expired entries; return how many."""
+        ...
 
     async def count(self) -> int:
         """Return the number of stored states."""
+        ...

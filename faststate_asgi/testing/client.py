@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -327,7 +327,7 @@ class FastStateClient:
         """
         if isinstance(event, str):
             path, method = event, "POST"
-            payload = {**(args[0] if args else {}), **kwargs}
+            payload: dict[str, Any] = {**(args[0] if args else {}), **kwargs}
             query = dict(ids or {})
         else:
             spec = event.spec
@@ -350,7 +350,7 @@ class FastStateClient:
         last_event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         datastar: bool = True,
-    ) -> AsyncIterator[LiveStream]:
+    ) -> AsyncGenerator[LiveStream]:
         """Open a stream as ``Live`` does; leaving the block closes the tab.
 
         Args:
@@ -439,8 +439,8 @@ class _Lifespan:
     """Runs an app's lifespan."""
 
     app: App
-    _to_app: asyncio.Queue[dict[str, str]] = field(default_factory=asyncio.Queue)
-    _from_app: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+    _to_app: asyncio.Queue[dict[str, str]] = field(default_factory=asyncio.Queue[dict[str, str]])
+    _from_app: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue[dict[str, Any]])
     _task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

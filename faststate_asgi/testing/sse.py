@@ -15,7 +15,7 @@ class Frame:
     """One SSE message: its event name, its data lines, its id and reconnection time."""
 
     event: str = ""
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list[str])
     id: str | None = None
     retry: int | None = None
 
@@ -67,8 +67,11 @@ class FrameReader:
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """Yield the frames that ``chunk`` completes."""
-        text = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = text.split(b"\n")
+        text = self._rest + chunk
+        # A CR at the end may be half of a CRLF whose LF has not come yet.
+        text, held = (text[:-1], b"\r") if text.endswith(b"\r") else (text, b"")
+        *lines, rest = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._rest = rest + held
         for raw in lines:
             frame = self._line(raw.decode("utf-8"))
             if frame is not None:

@@ -108,7 +108,7 @@ class StoreContract:
     async def test_the_fence_grows_with_each_lease(self, stores: Stores) -> None:
         """A later holder has a larger fence."""
         key = new_key()
-        fences = []
+        fences: list[int] = []
         for store in (stores[0], stores[1], stores[0]):
             lease = await store.acquire([key], wait_s=5)
             fences.append(lease.fence)

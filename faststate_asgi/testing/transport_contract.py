@@ -15,7 +15,8 @@ from typing import TypeAlias
 import pytest
 
 from ..keys import StateKey, StateScope
-from ..transports.base import Ended, Message, Published, Transport
+from ..messages import Ended, Message, Published
+from ..transports.base import Transport
 
 Transports: TypeAlias = tuple[Transport, Transport]
 DEADLINE_S = 5.0

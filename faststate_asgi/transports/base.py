@@ -3,40 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..keys import StateKey
+from ..messages import Message
 
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One committed change of one state.
-
-    Args:
-        key: which.
-        before: its version before.
-        version: its version now, ``"0"`` when it was deleted.
-        data: the changed top-level fields as a JSON object; None means "read the store".
-        shape: see ``Snapshot``.
-    """
-
-    key: StateKey
-    before: str
-    version: str
-    data: bytes | None = None
-    shape: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Streams to end: all that were opened with a session's cookie, or by a user."""
-
-    session: str | None = None
-    user_id: str | None = None
-
-
-Message = Published | Ended
 Listener = Callable[[Message | None], None]
 """Called for each message; None means that messages may have been lost: compare versions."""
 

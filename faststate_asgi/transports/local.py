@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Sequence
 
 from ..keys import StateKey
-from .base import Ended, Listener, Message
+from ..messages import Ended, Message
+from .base import Listener
 
 
 class LocalBus:

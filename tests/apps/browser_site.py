@@ -36,7 +36,9 @@ from faststate_asgi import (
     js,
 )
 
-POLICY = "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
+)
 HARD_TEXTS = (
     "@post('/x')",
     "$x and ${x}",
@@ -258,7 +260,7 @@ registry.register(Answers, StateConfig())
 
 # What is typed lives in a signal of the page, which no patch from the server touches while the field has the focus.
 TAKE_OVER = "document.activeElement === el || ($_draft = $note)"
-KEEP_DRAFT = Tally.set_note(js("$_draft"))
+KEEP_DRAFT = Tally.set_note(js("$_draft"))  # type: ignore[attr-defined]  # made by Bound
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
@@ -301,7 +303,13 @@ async def counters(request: Request) -> Response:
         shown("count", "$count", tally.count),
         shown("total", "$total", shared.total),
         tag("input", id="note", data_bind="note", on_input=Tally.setter("note")),
-        tag("input", id="draft", data_bind="_draft", data_effect=TAKE_OVER, **{"data-on:input__debounce.50ms": KEEP_DRAFT}),
+        tag(
+            "input",
+            id="draft",
+            data_bind="_draft",
+            data_effect=TAKE_OVER,
+            **{"data-on:input__debounce.50ms": KEEP_DRAFT},
+        ),
         shown("said", "$note", tally.note),
         shown("echo", "$echo", tally.echo),
         button("Count", Tally.increment()),
@@ -380,7 +388,7 @@ async def twins(request: Request) -> Response:
     context = request.scope["faststate"]
     left, right = [await context.get(Widget, component_id=name) for name in ("left", "right")]
     one, odd_one = [await context.get(Item, record_id=name) for name in ("1", "it's <2>, 100%41: \u00e9+")]
-    parts = [Live(left, right, one, odd_one)]
+    parts: list[object] = [Live(left, right, one, odd_one)]
     for name, widget in (("left", left), ("right", right)):
         parts += [shown(name, widget.signal.clicks, widget.clicks), button(name, widget.actions.press())]
     for name, item in (("one", one), ("odd", odd_one)):

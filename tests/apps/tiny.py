@@ -18,9 +18,7 @@ async def app(
         await follow_lifespan(receive, send)
         return
     answer = {"pid": os.getpid(), "lifespan": lifespan_log, "greeting": os.environ.get("GREETING")}
-    await send(
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
-    )
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 

@@ -13,6 +13,11 @@ from tests.browser.proxy import Proxy
 
 SITE = "tests.apps.browser_site:app"
 WAIT_MS = 10_000
+# What Chromium and Datastar print when a connection fails; Datastar announces each of its retries so.
+CONNECTION_LOST = (
+    r"ERR_CONNECTION_(REFUSED|RESET)|ERR_EMPTY_RESPONSE|ERR_INCOMPLETE_CHUNKED_ENCODING"
+    r"|^error: (network error|Failed to fetch|TypeError: .*) \(|Datastar failed to reach .* retrying in"
+)
 
 
 @dataclass  # without slots: Playwright keeps its wrappers of the handlers on the instance
@@ -67,7 +72,7 @@ def tabs(browser: Browser, slack: float) -> Iterator[Tabs]:
     unexpected = opened.unexpected()
     for context in opened.contexts:
         context.close()
-    assert unexpected == []
+    assert unexpected == [], "\n".join(unexpected)
 
 
 @pytest.fixture

@@ -267,10 +267,9 @@ async def test_a_failed_segment_takes_back_only_itself() -> None:
 
 async def test_poison_in_one_page_does_not_stop_the_others() -> None:
     app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
-    async with FastStateClient(app) as client:
-        async with client.stream("Fragile") as one, client.stream("Fragile") as two:
-            for name in ("put_poison", "put_surrogate", "put_nan"):
-                await client.call(f"Fragile/{name}")
-            await client.call("Fragile/succeed")
-            for stream in (one, two):
-                await stream.until(lambda signals: signals.get("count") == 1)
+    async with FastStateClient(app) as client, client.stream("Fragile") as one, client.stream("Fragile") as two:
+        for name in ("put_poison", "put_surrogate", "put_nan"):
+            await client.call(f"Fragile/{name}")
+        await client.call("Fragile/succeed")
+        for stream in (one, two):
+            await stream.until(lambda signals: signals.get("count") == 1)

@@ -102,9 +102,7 @@ async def test_opposite_orders_of_two_states_do_not_deadlock() -> None:
 
     async with FastStateClient(app):
         async with asyncio.timeout(30):
-            await asyncio.gather(
-                *(move(Left, Right) for _ in range(100)), *(move(Right, Left) for _ in range(100))
-            )
+            await asyncio.gather(*(move(Left, Right) for _ in range(100)), *(move(Right, Left) for _ in range(100)))
         assert (await app.faststate.get(Left)).total == 0
         assert (await app.faststate.get(Right)).total == 0
 

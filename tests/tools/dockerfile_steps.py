@@ -36,11 +36,7 @@ class Step:
 
     def words(self) -> list[str]:
         """Returns the instruction's words, from its JSON form or its shell form."""
-        return (
-            [str(word) for word in json.loads(self.text)]
-            if self.text.startswith("[")
-            else shlex.split(self.text)
-        )
+        return [str(word) for word in json.loads(self.text)] if self.text.startswith("[") else shlex.split(self.text)
 
     def command(self) -> list[str]:
         """Returns what is executed: a JSON form as it stands, a shell form through the shell."""
@@ -74,9 +70,7 @@ def base_python(copy: Path) -> Path:
     if all(folder.stat().st_mode & 0o001 for folder in [prefix, *prefix.parents]):
         return prefix
     if not copy.exists():
-        unneeded = shutil.ignore_patterns(
-            "test", "site-packages", "config-*", "__pycache__", "idlelib", "*.a"
-        )
+        unneeded = shutil.ignore_patterns("test", "site-packages", "config-*", "__pycache__", "idlelib", "*.a")
         for part in ("bin", "lib"):
             shutil.copytree(prefix / part, copy / part, symlinks=True, ignore=unneeded)
     return copy
@@ -174,13 +168,9 @@ class Image:
         if filtered and is_ignored(str(source.relative_to(self.context)), patterns):
             raise FileNotFoundError(f"{source.name} is kept out of the build by .dockerignore")
         if source.is_dir():
-            shutil.copytree(
-                source, goal, symlinks=True, dirs_exist_ok=True, ignore=left_out if filtered else None
-            )
+            shutil.copytree(source, goal, symlinks=True, dirs_exist_ok=True, ignore=left_out if filtered else None)
         else:
-            goal.mkdir(parents=True, exist_ok=True) if into else goal.parent.mkdir(
-                parents=True, exist_ok=True
-            )
+            goal.mkdir(parents=True, exist_ok=True) if into else goal.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, goal)
 
     def _user(self, step: Step) -> None:
@@ -198,9 +188,7 @@ class Image:
     def _here(self) -> Path:
         return Path(self.inside(self.workdir)) if self.workdir != "/" else self.root
 
-    def start(
-        self, command: list[str], port: int, env: dict[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], port: int, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Returns a process of the image: its command or its health check, on a port of our choice."""
         words = [self.inside(word).replace("5001", str(port)) for word in command]
         program = shutil.which(words[0], path=self.env["PATH"])

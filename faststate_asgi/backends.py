@@ -1,0 +1,269 @@
+"""Which stores there are, which class lives in which, and how news of their commits arrives.
+
+The only module that names concrete stores and transports. Drivers are imported when a setting asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from .errors import ConfigurationError, FastStateError, MissingDependencyError
+from .hub import Hub, Mirror
+from .keys import StateKey
+from .messages import Message
+from .registry import StatePlan, StateRegistry
+from .settings import Settings
+from .stores.base import NO_VERSION, Snapshot, Store
+from .stores.memory import MemoryStore
+from .transports.base import Listener, Transport
+
+logger = logging.getLogger("faststate.stores")
+
+RESYNC_CHUNK = 200
+_WORKER_FLAGS = ("--workers", "-w")
+_SERVERS = ("uvicorn", "gunicorn", "hypercorn", "granian")
+
+
+class Backends:
+    """All stores of one engine, with the transport of each that other processes share.
+
+    Args:
+        settings: say where they are.
+        registry: the classes that live in them.
+
+    Raises:
+        ConfigurationError: an address that is not known, or a driver that is not installed.
+    """
+
+    def __init__(self, settings: Settings, registry: StateRegistry) -> None:
+        self._registry = registry
+        self.stores: dict[str, Store] = {}
+        self.transports: dict[str, Transport] = {}
+        self._by_plan: dict[int, tuple[StatePlan, Store]] = {}
+        for url in (settings.store, settings.database_url, settings.redis_url):
+            if url is not None:
+                self._add(url, settings)
+        self.records = self._first("redis", "database", "memory")
+
+    def _add(self, url: str, settings: Settings) -> None:
+        """Make the store and the transport that a URL names."""
+        scheme = url.partition(":")[0].partition("+")[0]
+        if scheme == "memory":
+            self.stores["memory"] = MemoryStore(settings.idempotency_max)
+        elif scheme in ("sqlite", "postgresql", "postgres"):
+            self._add_database(url, settings, scheme)
+        elif scheme in ("redis", "rediss", "unix"):
+            self._add_redis(url, settings)
+        else:
+            raise ConfigurationError(
+                f"a store at {scheme}: is not known; use memory:, sqlite+aiosqlite:///file.db, "
+                "postgresql+asyncpg://... or redis://..."
+            )
+
+    def _add_database(self, url: str, settings: Settings, scheme: str) -> None:
+        from .stores.sql import SqlStore
+
+        store = SqlStore(url, lease_s=settings.lease, timeout_s=settings.store_timeout, creates_tables=settings.debug)
+        self.stores["database"] = store
+        if scheme == "sqlite":
+            from .transports.sqlite import SqliteTransport
+
+            self.transports["database"] = SqliteTransport(url, store)
+            return
+        try:
+            from .transports.postgres import PostgresTransport
+        except ImportError as exc:
+            raise MissingDependencyError("PostgreSQL needs asyncpg: pip install 'faststate-asgi[postgres]'") from exc
+        self.transports["database"] = PostgresTransport(url, store)
+
+    def _add_redis(self, url: str, settings: Settings) -> None:
+        from .stores.redis import RedisStore
+        from .transports.redis import RedisTransport
+
+        store = RedisStore(url, lease_s=settings.lease, timeout_s=settings.store_timeout)
+        self.stores["redis"] = store
+        self.transports["redis"] = RedisTransport(url, store)
+
+    # -- which store -------------------------------------------------------------------------------------------------
+
+    def _first(self, *names: str) -> Store:
+        """Return the first store of these that there is; memory is always to be had."""
+        for name in names:
+            if name in self.stores:
+                return self.stores[name]
+        self.stores["memory"] = MemoryStore()
+        return self.stores["memory"]
+
+    def store_of(self, plan: StatePlan) -> Store:
+        """Return the store of a class.
+
+        Raises:
+            ConfigurationError: the class asks for a backend that the settings do not have.
+        """
+        known = self._by_plan.get(id(plan))
+        if known is None:
+            known = self._by_plan[id(plan)] = (plan, self._chosen(plan))
+        return known[1]
+
+    def _chosen(self, plan: StatePlan) -> Store:
+        backend = plan.config.persistence_backend
+        if backend == "memory":
+            return self._first("memory")
+        if backend is not None:
+            if backend not in self.stores:
+                raise ConfigurationError(
+                    f'{plan.name} has persistence_backend="{backend}", but the settings have only '
+                    f"{', '.join(self.stores)}; set {'redis_url' if backend == 'redis' else 'database_url'}"
+                )
+            return self.stores[backend]
+        if plan.config.auto_persist:
+            return self._first("database", "redis", "memory")
+        return self._first("redis", "database", "memory")
+
+    def check(self) -> None:
+        """Refuse classes without a place, and memory where several workers would each have their own.
+
+        Raises:
+            ConfigurationError: says what to do.
+        """
+        used = {id(self.records): self.records}
+        for plan in self._registry.plans:
+            store = self.store_of(plan)
+            used[id(store)] = store
+        if any(not store.is_shared for store in used.values()) and worker_count() > 1:
+            raise ConfigurationError(
+                f"memory: is not shared between the {worker_count()} workers that this server starts: run one worker, or "
+                "set store= to sqlite+aiosqlite:///app.db, postgresql+asyncpg://... or redis://..."
+            )
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def open(self, listener: Listener) -> None:
+        """Connect every store, then listen."""
+        for store in self.stores.values():
+            await store.open()
+        for transport in self.transports.values():
+            await transport.open(listener)
+
+    async def aclose(self) -> None:
+        """Stop listening, then disconnect."""
+        for transport in self.transports.values():
+            await transport.aclose()
+        for store in self.stores.values():
+            await store.aclose()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Tell the other processes, by the way that sessions take; a way that is down is logged."""
+        transport = self.transports.get(self.records.name)
+        if transport is not None:
+            try:
+                await transport.publish(messages)
+            except FastStateError as exc:
+                logger.warning("other processes could not be told that streams end: %s", exc)
+
+    async def watch(self, mirror: Mirror) -> None:
+        """Begin to hear of a state's changes."""
+        transport = self.transports.get(self.store_of(mirror.plan).name)
+        if transport is not None:
+            await transport.watch([mirror.key])
+
+    async def unwatch(self, mirrors: Sequence[Mirror]) -> None:
+        """Hear of them no more."""
+        for mirror in mirrors:
+            transport = self.transports.get(self.store_of(mirror.plan).name)
+            if transport is not None:
+                await transport.unwatch([mirror.key])
+
+    # -- all stores --------------------------------------------------------------------------------------------------
+
+    async def read(self, plan: StatePlan, key: StateKey) -> Snapshot | None:
+        """Return what is stored of one key."""
+        return (await self.store_of(plan).read([key]))[0]
+
+    async def touch(self, lasting: Sequence[tuple[StatePlan, StateKey, float]]) -> None:
+        """Keep watched states from expiring."""
+        for store in self.stores.values():
+            mine = [(key, ttl_s) for plan, key, ttl_s in lasting if self.store_of(plan) is store]
+            if mine:
+                await store.touch(mine)
+
+    async def purge(self, limit: int) -> int:
+        """Delete what has expired, a bounded number in each store."""
+        return sum([await store.purge(limit) for store in self.stores.values()])
+
+    async def count(self) -> int:
+        """Return the number of stored states."""
+        return sum([await store.count() for store in self.stores.values()])
+
+    async def delete_session(self, session_id: str, keep: Collection[StateKey]) -> list[StateKey]:
+        """Delete a session's states in every store."""
+        return [key for store in self.stores.values() for key in await store.delete_session(session_id, keep=keep)]
+
+    async def health(self, timeout_s: float) -> dict[str, str]:
+        """Return ``"ok"`` or ``"down"`` for each store."""
+
+        async def one(store: Store) -> str:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await store.ping()
+            except (FastStateError, TimeoutError, OSError):
+                return "down"
+            return "ok"
+
+        states = await asyncio.gather(*(one(store) for store in self.stores.values()))
+        return dict(zip(self.stores, states, strict=True))
+
+    async def resync(self, hub: Hub) -> None:
+        """Compare every watched state of a shared store with what is stored; a lost message is repaired here."""
+        for store in self.stores.values():
+            mine = [m for m in hub.watched if m.is_loaded and store.is_shared and self.store_of(m.plan) is store]
+            for start in range(0, len(mine), RESYNC_CHUNK):
+                chunk = mine[start : start + RESYNC_CHUNK]
+                versions = [mirror.version for mirror in chunk]
+                found = await store.read([mirror.key for mirror in chunk])
+                for mirror, version, snapshot in zip(chunk, versions, found, strict=True):
+                    stored = NO_VERSION if snapshot is None else snapshot.version
+                    if stored != version:
+                        hub.reload(mirror)
+
+
+async def every(interval_s: float, what: str, run: Callable[[], Any]) -> None:
+    """Run something again and again; an error is logged and the loop goes on."""
+    while True:
+        await asyncio.sleep(interval_s * random.uniform(0.8, 1.0))
+        try:
+            await run()
+        except FastStateError as exc:
+            logger.warning("%s failed: %s", what, exc)
+        except Exception:
+            logger.exception("%s failed", what)
+
+
+def worker_count() -> int:
+    """Return how many workers the server was asked to start, as far as its command line and environment tell."""
+    arguments = sys.argv
+    if not any(
+        server in os.path.basename(arguments[0] if arguments else "") or server in arguments for server in _SERVERS
+    ):
+        return 1 if "--workers" not in arguments else _flag(arguments)
+    if "--reload" in arguments:
+        return 1
+    return max(_flag(arguments), _number(os.environ.get("WEB_CONCURRENCY", "")))
+
+
+def _flag(arguments: Sequence[str]) -> int:
+    for index, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in _WORKER_FLAGS:
+            return _number(value or next(iter(arguments[index + 1 :]), ""))
+    return 1
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() and len(text) < 6 else 1

@@ -1,0 +1,50 @@
+"""What processes tell each other: committed changes and ended streams, as small JSON texts."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from .keys import StateKey
+
+
+class Published(NamedTuple):
+    """One committed change of one state.
+
+    Args:
+        key: which.
+        before: its version before.
+        version: its version now, ``"0"`` when it was deleted.
+    """
+
+    key: StateKey
+    before: str
+    version: str
+
+
+class Ended(NamedTuple):
+    """Streams to end: all that were opened with a session's cookie, or by a user."""
+
+    session: str | None = None
+    user_id: str | None = None
+
+
+Message = Published | Ended
+
+
+def encode(message: Message) -> str:
+    """Return the text of a message."""
+    if isinstance(message, Published):
+        return json.dumps({"key": str(message.key), "before": message.before, "version": message.version})
+    return json.dumps({"session": message.session, "user": message.user_id})
+
+
+def decode(text: str) -> Message | None:
+    """Return the message of a text, None for one that another release may have sent."""
+    try:
+        document = json.loads(text)
+        if "key" in document:
+            return Published(StateKey.parse(document["key"]), str(document["before"]), str(document["version"]))
+        return Ended(document["session"], document["user"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,391 @@
+"""A handler runs once for each action of a user, however often browser, client or proxy repeat the request."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from faststate_asgi import (
+    AuthorizationError,
+    Html,
+    Identity,
+    ReactiveState,
+    RequestContext,
+    StateConfig,
+    StateScope,
+    event,
+)
+from faststate_asgi.testing import FastStateClient
+from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
+
+pytestmark = pytest.mark.anyio
+EVENTS = "/faststate/events"
+
+
+class Runs(ReactiveState):
+    """Counts how often its handlers ran, outside of every state: what is rolled back counts too."""
+
+    count: int = 0
+
+    @event
+    def thread(self, by: int = 1) -> Any:
+        self._ran()
+        return Html(f'<p id="a">{self.count}</p>')
+
+    @event(inline=True)
+    def inline(self, by: int = 1) -> None:
+        self._ran()
+
+    @event
+    async def later(self, by: int = 1) -> None:
+        await asyncio.sleep(0.01)
+        self._ran()
+
+    @event
+    def steps(self, by: int = 1) -> Iterator[None]:
+        self._ran()
+        yield None
+        self.count += 1
+
+    @event
+    async def async_steps(self, by: int = 1) -> AsyncIterator[None]:
+        self._ran()
+        yield None
+        await asyncio.sleep(0.01)
+        self.count += 1
+
+    @event
+    def fail(self, by: int = 1) -> None:
+        self._ran()
+        raise RuntimeError("broken")
+
+    @event
+    def fail_in_steps(self, by: int = 1) -> Iterator[None]:
+        self._ran()
+        yield None
+        raise RuntimeError("broken")
+
+    @event(timeout=0.05)
+    async def too_slow(self, by: int = 1) -> None:
+        self._ran()
+        await asyncio.sleep(5)
+
+    @event(timeout=0.05)
+    def too_slow_in_thread(self, by: int = 1) -> None:
+        self._ran()
+        time.sleep(0.3)  # what a blocking driver does
+
+    @event
+    def respond(self, by: int = 1) -> Response:
+        self._ran()
+        return Response(str(self.count), status_code=201, headers={"x-own": "yes"})
+
+    @event
+    def much(self, by: int = 1) -> Any:
+        self._ran()
+        return Html(f'<p id="a">{"x" * 100_000}</p>')
+
+    @event
+    async def enter(self, context: RequestContext, by: int = 1) -> None:
+        self._ran()
+        await context.login("ada")
+
+    def _ran(self) -> None:
+        self.count += 1
+        RAN.append(self.count)
+
+
+RAN: list[int] = []
+NAMES = sorted(Runs.__faststate_events__)
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    RAN.clear()
+
+
+def with_session(client: FastStateClient) -> FastStateClient:
+    """A browser that has the cookies of another one."""
+    other = client.another()
+    other.cookies.update(client.cookies)
+    return other
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_three_requests_of_one_click_run_once_one_after_the_other(name: str) -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        answers = [await client.call(f"Runs/{name}", key="click") for _ in range(3)]
+    assert RAN == [1]
+    assert answers[0].text == answers[1].text or name == "much"
+    assert {(answer.status, answer.headers.get("x-own")) for answer in answers[1:]} <= {
+        (answers[0].status, answers[0].headers.get("x-own")),
+        (204, None) if name == "much" else (200, None),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_three_requests_of_one_click_run_once_at_the_same_time(name: str) -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        answers = await asyncio.gather(*(client.call(f"Runs/{name}", key="click") for _ in range(3)))
+    assert RAN == [1]
+    assert len({answer.text for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_returning_visitors_click_runs_once(name: str) -> None:
+    async with FastStateClient(wrapped(Runs)) as client:
+        await client.call("Runs/inline")
+        RAN.clear()
+        browsers = [with_session(client) for _ in range(3)]
+        await browsers[0].call(f"Runs/{name}", key="click")
+        await asyncio.gather(*(browser.call(f"Runs/{name}", key="click") for browser in browsers))
+    assert RAN == [2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_visitors_very_first_click_runs_once_and_makes_one_session(name: str) -> None:
+    async with FastStateClient(wrapped(Runs)) as client:
+        browsers = [client.another() for _ in range(3)]
+        await asyncio.gather(*(browser.call(f"Runs/{name}", key="click") for browser in browsers))
+        await client.another().call(f"Runs/{name}", key="click")
+        assert RAN == [1]
+        assert len({browser.cookies["faststate_session"] for browser in browsers}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_repetition_that_already_has_the_cookie_runs_nothing(name: str) -> None:
+    async with FastStateClient(wrapped(Runs)) as client:
+        await client.call(f"Runs/{name}", key="click")
+        assert client.cookies
+        await client.call(f"Runs/{name}", key="click")
+        assert RAN == [1]
+
+
+async def test_a_login_that_is_repeated_with_the_old_cookie_runs_once() -> None:
+    async with FastStateClient(wrapped(Runs)) as client:
+        await client.call("Runs/inline")
+        late = with_session(client)
+        RAN.clear()
+        await client.call("Runs/enter", key="click")
+        await late.call("Runs/enter", key="click")
+    assert RAN == [2]
+
+
+@pytest.mark.parametrize("name", ["thread", "later", "steps", "async_steps"])
+async def test_another_body_under_the_same_key_is_refused(name: str) -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        await client.call(f"Runs/{name}", {"by": 1}, key="click")
+        answer = await client.call(f"Runs/{name}", {"by": 2}, key="click")
+        assert answer.error is not None
+        assert answer.error["status"] == 422
+        together = await asyncio.gather(
+            client.call(f"Runs/{name}", {"by": 1}, key="second"),
+            client.call(f"Runs/{name}", {"by": 2}, key="second"),
+        )
+        assert sorted(answer.error is not None for answer in together) == [False, True]
+    assert len(RAN) == 2
+
+
+async def test_another_record_under_the_same_key_is_refused() -> None:
+    class Item(ReactiveState):
+        """A record with its id in the path."""
+
+        count: int = 0
+
+        @event("/items/{record_id}/add")
+        def add(self) -> None:
+            self.count += 1
+
+    async with FastStateClient(wrapped((Item, RECORD))) as client:
+        assert (await client.call("items/1/add", key="click")).signals == {"Item": {"1": {"count": 1}}}
+        other = await client.call("items/2/add", key="click")
+        assert other.error is not None
+        assert other.error["status"] == 422
+
+
+async def test_the_same_key_for_another_event_or_session_is_another_action() -> None:
+    async with FastStateClient(wrapped(Runs)) as client:
+        await client.call("Runs/inline")
+        other = client.another()
+        await other.call("Runs/inline")
+        RAN.clear()
+        await client.call("Runs/thread", key="click")
+        await client.call("Runs/later", key="click")
+        await other.call("Runs/thread", key="click")
+    assert RAN == [2, 3, 2]
+
+
+async def test_each_click_without_a_key_runs() -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        for _ in range(3):
+            await client.post(f"{EVENTS}/Runs/thread", json={})
+    assert RAN == [1, 2, 3]
+
+
+@pytest.mark.parametrize("key", ["k" * 65, "k" * 5000])
+async def test_a_key_that_is_too_long_is_refused(key: str) -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        answer = await client.call("Runs/thread", key=key)
+        assert answer.error is not None
+        assert answer.error["status"] == 400
+    assert RAN == []
+
+
+async def test_a_repetition_of_a_timed_out_thread_gets_an_answer_at_once() -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
+        first = await client.call("Runs/too_slow_in_thread", key="click")
+        async with asyncio.timeout(5):
+            second = await client.call("Runs/too_slow_in_thread", key="click")
+        assert first.error == second.error
+        assert first.error is not None
+        assert first.error["status"] == 504
+    assert RAN == [1]
+
+
+async def test_a_repetition_reads_along_with_a_running_generator() -> None:
+    proceed = asyncio.Event()
+    stepped = asyncio.Event()
+
+    class Slow(ReactiveState):
+        """Waits between its steps."""
+
+        count: int = 0
+
+        @event
+        async def go(self) -> AsyncIterator[None]:
+            self.count += 1
+            yield None
+            stepped.set()
+            await proceed.wait()
+            self.count += 1
+
+    async with FastStateClient(wrapped((Slow, GLOBAL))) as client:
+        first = asyncio.create_task(client.call("Slow/go", key="click"))
+        await stepped.wait()
+        second = asyncio.create_task(client.call("Slow/go", key="click"))
+        await asyncio.sleep(0)
+        proceed.set()
+        assert (await first).text == (await second).text
+        assert (await first).signals == {"count": 2}
+
+
+async def test_refusals_are_not_remembered() -> None:
+    class Guarded(ReactiveState):
+        """Refuses for as long as it is told to."""
+
+        count: int = 0
+
+        @event(permissions="write")
+        def add(self, by: int = 1) -> None:
+            self.count += by
+
+        @event
+        def refuse(self) -> None:
+            if REFUSING:
+                raise AuthorizationError("Not now")
+            self.count += 1
+
+        @event(rate_limit="1/m")
+        def rarely(self) -> None:
+            self.count += 1
+
+    REFUSING = [True]  # noqa: N806 - a switch for the closure above
+    rights: list[Identity | None] = [None]
+    app = wrapped((Guarded, GLOBAL), authenticate=lambda connection: rights[0], max_body=200)
+    async with FastStateClient(app) as client:
+        for identity, status in [(None, 401), (Identity("ada"), 403), (Identity("ada", {"write"}), 200)]:
+            rights[0] = identity
+            answer = await client.call("Guarded/add", key="click", datastar=False)
+            assert answer.status == status
+        bad = await client.call("Guarded/add", {"by": "x"}, key="other", datastar=False)
+        assert bad.status == 422
+        assert (await client.call("Guarded/add", {"by": "y" * 300}, key="third", datastar=False)).status == 413
+        assert (await client.call("Guarded/add", {"by": 1}, key="third", datastar=False)).status == 200
+        assert (await client.call("Guarded/add", {"by": 1}, key="other", datastar=False)).status == 200
+        assert (await client.call("Guarded/refuse", key="click", datastar=False)).status == 403
+        REFUSING.clear()
+        assert (await client.call("Guarded/refuse", key="click", datastar=False)).status == 200
+        assert (await client.call("Guarded/rarely", key="a", datastar=False)).status == 200
+        limited = await client.call("Guarded/rarely", key="b", datastar=False)
+        assert limited.status == 429
+        assert int(limited.headers["retry-after"]) > 0
+
+
+async def test_an_event_that_never_got_its_turn_may_be_tried_again() -> None:
+    proceed = asyncio.Event()
+    begun = asyncio.Event()
+
+    class Busy(ReactiveState):
+        """Has one handler that keeps the turn."""
+
+        count: int = 0
+
+        @event
+        async def hold(self) -> None:
+            begun.set()
+            await proceed.wait()
+
+        @event(timeout=0.05)
+        async def add(self) -> None:
+            self.count += 1
+
+    async with FastStateClient(wrapped((Busy, GLOBAL))) as client:
+        holder = asyncio.create_task(client.call("Busy/hold"))
+        await begun.wait()
+        refused = await client.call("Busy/add", key="click", datastar=False)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        proceed.set()
+        await holder
+        assert (await client.call("Busy/add", key="click")).signals == {"count": 1}
+
+
+async def test_answers_are_forgotten_after_their_time() -> None:
+    async with FastStateClient(wrapped((Runs, GLOBAL), idempotency_ttl=0.05)) as client:
+        await client.call("Runs/inline", key="click")
+        await asyncio.sleep(0.06)
+        await client.call("Runs/inline", key="click")
+    assert RAN == [1, 2]
+
+
+async def test_a_client_that_leaves_interrupts_nothing() -> None:
+    proceed = asyncio.Event()
+    begun = asyncio.Event()
+
+    class Long(ReactiveState):
+        """Takes its time."""
+
+        count: int = 0
+
+        @event
+        async def work(self) -> None:
+            begun.set()
+            await proceed.wait()
+            self.count += 1
+
+    app = wrapped((Long, GLOBAL))
+    async with FastStateClient(app) as client:
+        request = asyncio.create_task(client.call("Long/work", key="click"))
+        await begun.wait()
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        proceed.set()
+        assert (await client.call("Long/work", key="click")).signals == {"count": 1}
+        assert (await app.faststate.get(Long)).count == 1
+
+
+async def test_requests_without_a_cookie_share_one_rate() -> None:
+    class Limited(ReactiveState):
+        """Two calls in a minute."""
+
+        count: int = 0
+
+        @event(rate_limit="2/m")
+        def add(self) -> None:
+            self.count += 1
+
+    async with FastStateClient(wrapped((Limited, StateConfig(scope=StateScope.SESSION)))) as client:
+        statuses = [(await client.another().call("Limited/add", datastar=False)).status for _ in range(4)]
+    assert statuses == [200, 200, 429, 429]

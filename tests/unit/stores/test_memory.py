@@ -1,0 +1,153 @@
+"""The store in this process keeps what the port promises."""
+
+import asyncio
+
+import pytest
+
+from faststate_asgi import LeaseLostError, OverloadedError, StateKey, StateScope, StoreUnavailableError
+from faststate_asgi.stores.base import Answer, Remember, Write
+from faststate_asgi.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+KEY, OTHER = StateKey(StateScope.GLOBAL, "A"), StateKey(StateScope.GLOBAL, "B")
+MINE = StateKey(StateScope.SESSION, "A", session_id="s")
+
+
+class Clock:
+    """Time that the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(clock: Clock) -> MemoryStore:
+    made = MemoryStore(max_answers=5, clock=clock)
+    await made.open()
+    return made
+
+
+def write(key: StateKey, before: str, version: str, ttl_s: float | None = None) -> Write:
+    return Write(key, before, version, version.encode(), ttl_s=ttl_s)
+
+
+async def put(store: MemoryStore, item: Write, commit_id: str) -> None:
+    await store.commit(await store.acquire([item.key], wait_s=1), [item], commit_id=commit_id)
+
+
+async def test_what_was_committed_is_read(store: MemoryStore) -> None:
+    await put(store, write(KEY, "0", "1-a"), "a")
+    (found, missing) = await store.read([KEY, OTHER])
+    assert found is not None
+    assert (found.version, found.data, missing) == ("1-a", b"1-a", None)
+
+
+async def test_the_same_commit_again_changes_nothing(store: MemoryStore) -> None:
+    lease = await store.acquire([KEY], wait_s=1)
+    await store.commit(lease, [write(KEY, "0", "1-a")], commit_id="a")
+    await store.commit(lease, [write(KEY, "0", "1-a")], commit_id="a")
+    (found,) = await store.read([KEY])
+    assert found is not None
+    assert found.version == "1-a"
+
+
+async def test_all_writes_happen_or_none(store: MemoryStore) -> None:
+    await put(store, write(OTHER, "0", "1-a"), "a")
+    lease = await store.acquire([KEY, OTHER], wait_s=1)
+    answer = Remember(("name",), Answer(b"d", 200), 60)
+    with pytest.raises(LeaseLostError):
+        await store.commit(lease, [write(KEY, "0", "1-b"), write(OTHER, "0", "1-b")], commit_id="b", remember=[answer])
+    assert await store.read([KEY]) == [None]
+    assert await store.recall(["name"]) is None
+
+
+async def test_a_lease_that_was_given_back_commits_nothing(store: MemoryStore) -> None:
+    lease = await store.acquire([KEY], wait_s=1)
+    await store.release(lease)
+    with pytest.raises(LeaseLostError):
+        await store.commit(lease, [write(KEY, "0", "1-a")], commit_id="a")
+    with pytest.raises(LeaseLostError):
+        await store.renew(lease)
+
+
+async def test_giving_back_twice_takes_nothing_from_the_next(store: MemoryStore) -> None:
+    first = await store.acquire([KEY], wait_s=1)
+    await store.release(first)
+    second = await store.acquire([KEY], wait_s=1)
+    await store.release(first)
+    await store.renew(second)
+    assert second.fence > first.fence
+
+
+async def test_waiting_for_a_turn_is_fair_and_bounded(store: MemoryStore) -> None:
+    first = await store.acquire([KEY], wait_s=1)
+    with pytest.raises(OverloadedError):
+        await store.acquire([KEY], wait_s=0.01)
+    order: list[int] = []
+
+    async def enter(number: int) -> None:
+        lease = await store.acquire([KEY], wait_s=5)
+        order.append(number)
+        await store.release(lease)
+
+    waiting = [asyncio.create_task(enter(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await store.release(first)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert order == [0, 2, 3, 4]
+
+
+async def test_what_expired_was_never_stored(store: MemoryStore, clock: Clock) -> None:
+    await put(store, write(KEY, "0", "1-a", 10), "a")
+    clock.now = 9
+    await store.touch([(KEY, 10)])
+    clock.now = 18
+    assert (await store.read([KEY]))[0] is not None
+    clock.now = 19
+    assert await store.read([KEY]) == [None]
+    await put(store, write(KEY, "0", "1-b", 10), "b")
+    clock.now = 100
+    assert await store.purge(10) == 1
+    assert await store.count() == 0
+
+
+async def test_a_session_takes_its_states_with_it(store: MemoryStore) -> None:
+    await put(store, write(MINE, "0", "1-a"), "a")
+    await put(store, write(KEY, "0", "1-b"), "b")
+    assert await store.delete_session("s") == [MINE]
+    assert await store.delete_session("s") == []
+    assert await store.count() == 1
+
+
+async def test_answers_are_bounded_and_forgotten(store: MemoryStore, clock: Clock) -> None:
+    for number in range(8):
+        await store.remember([Remember((f"n{number}",), Answer(b"d", 200), 60, "owner")])
+    assert await store.recall(["n0", "n2"]) is None
+    assert await store.recall(["missing", "n7"]) == Answer(b"d", 200)
+    clock.now = 61
+    assert await store.recall(["n7"]) is None
+    await store.purge(100)
+    assert not store._owners
+
+
+async def test_records_live_for_their_time(store: MemoryStore, clock: Clock) -> None:
+    await store.put_records({"a": (b"1", 10), "b": (b"2", 20)})
+    clock.now = 15
+    assert await store.get_records(["a", "b", "c"]) == [None, b"2", None]
+    await store.put_records({"b": (None, 1)})
+    assert await store.get_records(["b"]) == [None]
+
+
+async def test_a_closed_store_refuses(store: MemoryStore) -> None:
+    await store.aclose()
+    for call in (store.ping(), store.read([KEY]), store.acquire([KEY], wait_s=1), store.recall(["a"])):
+        with pytest.raises(StoreUnavailableError):
+            await call

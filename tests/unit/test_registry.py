@@ -1,0 +1,139 @@
+"""Registration: one name, one path, one config; everything else is refused with a sentence, and nothing is half done."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from faststate_asgi import ConfigurationError, ReactiveState, StateConfig, StateRegistry, StateScope, event
+
+
+class Wheel(ReactiveState):
+    """Has an event at its own path."""
+
+    spokes: int = 0
+
+    @event
+    def turn(self) -> None:
+        """Turn."""
+
+    @event("/wheels/{name}/stop")
+    def stop(self, name: str = "") -> None:
+        """Stop."""
+
+
+def test_a_class_is_registered_once() -> None:
+    registry = StateRegistry()
+    assert registry.register(Wheel) is Wheel
+    registry.register(Wheel)
+    registry.register(Wheel, StateConfig())
+    assert len(registry) == 1
+    with pytest.raises(ConfigurationError, match="another StateConfig"):
+        registry.register(Wheel, StateConfig(scope=StateScope.GLOBAL))
+
+
+def test_two_classes_of_one_name_are_refused_with_the_way_out() -> None:
+    registry = StateRegistry()
+    registry.register(Wheel)
+    twin = type("Wheel", (ReactiveState,), {"__annotations__": {"a": int}, "a": 0, "__module__": __name__})
+    with pytest.raises(ConfigurationError, match="name="):
+        registry.register(twin)
+    assert twin not in registry
+    registry.register(twin, StateConfig(name="OtherWheel"))
+    assert registry.named("OtherWheel") is registry.plan(twin)
+
+
+def test_events_are_found_by_their_exact_paths() -> None:
+    registry = StateRegistry()
+    registry.register(Wheel)
+    ((plan, spec),), parameters = registry.routes("Wheel/turn")
+    assert (plan.cls, spec.name, parameters) == (Wheel, "turn", {})
+    ((_, spec),), parameters = registry.routes("wheels/front/stop")
+    assert (spec.name, parameters) == ("stop", {"name": "front"})
+    for path in ("Wheel", "Wheel/", "Wheel/stop", "wheel/turn", "Wheel/turn/", "wheels/a/b/stop", "", "/"):
+        assert registry.routes(path) == ([], {}), path
+
+
+def test_two_events_on_one_path_are_refused_and_nothing_is_registered() -> None:
+    class Car(ReactiveState):
+        """Takes a path that is taken."""
+
+        @event("/wheels/{name}/stop")
+        def stop(self) -> None:
+            """Stop."""
+
+    registry = StateRegistry()
+    registry.register(Wheel)
+    with pytest.raises(ConfigurationError, match="another event answers"):
+        registry.register(Car)
+    assert Car not in registry
+    assert len(registry) == 1
+
+
+def test_a_forgotten_class_leaves_nothing() -> None:
+    registry = StateRegistry()
+    registry.register(Wheel)
+    registry.unregister(Wheel)
+    registry.unregister(Wheel)
+    assert len(registry) == 0
+    assert registry.routes("wheels/front/stop") == ([], {})
+    registry.register(Wheel, StateConfig(scope=StateScope.GLOBAL))
+    registry.clear()
+    assert Wheel not in registry
+
+
+def test_flat_states_that_share_a_signal_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Bike(ReactiveState):
+        """Shares a field."""
+
+        spokes: int = 0
+
+    registry = StateRegistry()
+    registry.register(Wheel)
+    with caplog.at_level(logging.WARNING):
+        registry.register(Bike)
+    assert "spokes" in caplog.text
+    caplog.clear()
+    other = StateRegistry()
+    other.register(Wheel, StateConfig(namespace=True))
+    other.register(Bike)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scope": "galaxy"},
+        {"ttl": 0},
+        {"ttl": -5},
+        {"persistence_backend": "disk"},
+        {"auto_persist": True, "persistence_backend": "memory"},
+        {"expire": True},
+        {"record_key": "order_id"},
+        {"create": True},
+        {"name": "my state"},
+        {"name": "a/b"},
+        {"namespace": "a.b"},
+        {"namespace": "1a"},
+        {"rate_limit": "often"},
+        {"schema_version": 0},
+        {"upgrade": 5},
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(options: dict[str, Any]) -> None:
+    registry = StateRegistry()
+    with pytest.raises(ConfigurationError):
+        registry.register(Wheel, StateConfig(**options))
+    assert len(registry) == 0
+
+
+@pytest.mark.parametrize("thing", [int, Wheel(), ReactiveState, "Wheel", None])
+def test_only_state_classes_are_registered(thing: Any) -> None:
+    with pytest.raises(ConfigurationError, match="subclass of ReactiveState"):
+        StateRegistry().register(thing)
+
+
+def test_a_user_state_needs_a_user() -> None:
+    registry = StateRegistry()
+    registry.register(Wheel, StateConfig(scope=StateScope.USER))
+    assert registry.config_of(Wheel).requires_auth is True
