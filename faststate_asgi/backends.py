@@ -247,20 +247,20 @@ async def every(interval_s: float, what: str, run: Callable[[], Any]) -> None:
 
 def worker_count() -> int:
     """Return how many workers the server was asked to start, as far as its command line and environment tell."""
-    arguments = sys.argv
-    if not any(
-        server in os.path.basename(arguments[0] if arguments else "") or server in arguments for server in _SERVERS
-    ):
-        return 1 if "--workers" not in arguments else _flag(arguments)
+    program, arguments = (sys.argv or [""])[0], sys.argv[1:]
+    # ``python -m uvicorn`` shows as .../uvicorn/__main__.py.
+    names = (os.path.basename(program), os.path.basename(os.path.dirname(program)))
+    if not any(server in arguments or any(server in name for name in names) for server in _SERVERS):
+        return _flag(arguments, _WORKER_FLAGS[:1])
     if "--reload" in arguments:
         return 1
-    return max(_flag(arguments), _number(os.environ.get("WEB_CONCURRENCY", "")))
+    return max(_flag(arguments, _WORKER_FLAGS), _number(os.environ.get("WEB_CONCURRENCY", "")))
 
 
-def _flag(arguments: Sequence[str]) -> int:
+def _flag(arguments: Sequence[str], flags: Sequence[str]) -> int:
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name in _WORKER_FLAGS:
+        if name in flags:
             return _number(value or next(iter(arguments[index + 1 :]), ""))
     return 1
 

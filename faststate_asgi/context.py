@@ -311,6 +311,11 @@ class RequestContext:
         if self.is_started:
             raise RuntimeError(f"{what}() came after the response had begun; call it before the first yield")
 
+    @property
+    def sets_no_cookie(self) -> bool:
+        """Whether the response to a request that used its session sets nothing but ``Vary``."""
+        return self._to_set is None and not self._is_cleared and self._was_session_used
+
     def response_headers(self, present: Iterable[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
         """Return the headers that the use of a session asks for: cookie, ``Vary`` and ``Cache-Control``."""
         self.is_started = True

@@ -31,7 +31,7 @@ from .origins import check_origin
 from .parameters import Source
 from .registry import StatePlan
 from .responses import PROBLEM_HEADERS, Headers, describe, error_frame, header_items, location, problem_body, respond
-from .runtime import Call, StreamedCall
+from .runtime import StreamedCall
 from .state import ReactiveState, Signals
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .engine import FastState
 
 MAX_KEY_CHARS = 64
+_SSE_OF_SESSION: Headers = (*frames.SSE_HEADERS, (b"vary", b"Cookie"))
 _NO_LIVE: frozenset[str] = frozenset()
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -58,21 +59,27 @@ class EventRequest:
     """
 
     __slots__ = (
+        "arguments",
         "background",
         "binder",
         "context",
+        "digest",
         "engine",
         "idempotency_key",
         "incoming",
         "is_datastar",
+        "is_immediate",
         "key",
         "live",
+        "names",
+        "owner",
         "path_params",
         "plan",
         "receive",
         "scope",
         "spec",
         "version",
+        "wanted",
     )
 
     def __init__(
@@ -95,11 +102,12 @@ class EventRequest:
         self.live = _NO_LIVE if live == b"undefined" else frozenset(live.decode("latin-1").split(","))
         self.version = NO_VERSION
         self.background: Any = None
+        self.digest = b""
 
     # -- before the turn ---------------------------------------------------------------------------------------------
 
-    async def call(self, receive: Receive) -> Call:
-        """Pass every gate, read the data and return the call.
+    async def pass_gates(self, receive: Receive) -> None:
+        """Pass every gate and read the data; what the runtime needs is known then.
 
         Raises:
             RequestError: at the first gate that refuses.
@@ -132,7 +140,7 @@ class EventRequest:
         if self.path_params:
             self.incoming.digest += repr(sorted(self.path_params.items())).encode()
         arguments = self.binder.bind(self.incoming)
-        names = self._names(had_session=had_session)
+        self.names = self._names(had_session=had_session)
         wanted = [(plan, self.key)]
         for item in self.binder.joins:
             assert item.state is not None, "joined parameters name a state"
@@ -140,25 +148,11 @@ class EventRequest:
             check_guard(other.guard, context.identity)
             wanted.append((other, context.key_of(other)))
 
-        async def prepare(turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
-            return await self._prepare(turn, wanted, arguments)
-
-        return Call(
-            plan=plan,
-            spec=spec,
-            key=self.key,
-            wanted=wanted,
-            prepare=prepare,
-            respond=self._respond,
-            fail=self.failed,
-            names=names,
-            late_names=self._late_names,
-            headers=lambda: (*frames.SSE_HEADERS, *self._session_headers()),
-            digest=self.incoming.digest,
-            owner=context.made_session_id or "",
-            is_immediate=spec.kind is Kind.INLINE and self._is_unchecked(wanted),
-            after=self._committed,
-        )
+        self.wanted = wanted
+        self.arguments = arguments
+        self.digest = self.incoming.digest
+        self.owner = context.made_session_id or ""
+        self.is_immediate = spec.kind is Kind.INLINE and self._is_unchecked(wanted)
 
     def _is_unchecked(self, wanted: list[tuple[StatePlan, StateKey]]) -> bool:
         """Whether no ``authorize`` of the user's own is asked in the turn."""
@@ -180,28 +174,26 @@ class EventRequest:
         owners = dict.fromkeys(owner for owner in (session_id, presented_id or "") if owner is not None)
         return tuple(f"{owner}:{tail}" for owner in owners)
 
-    def _late_names(self) -> tuple[str, ...]:
+    def late_names(self) -> tuple[str, ...]:
         """Return the name under which the next request of the session that the handler made finds the answer."""
         session_id = self.context.made_session_id
         return () if session_id is None else (f"{session_id}:{self.spec.path}:{self.idempotency_key}",)
 
     # -- in the turn -------------------------------------------------------------------------------------------------
 
-    async def _prepare(
-        self, turn: Turn, wanted: list[tuple[StatePlan, StateKey]], arguments: dict[str, Any]
-    ) -> tuple[ReactiveState, dict[str, Any]]:
+    async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Load the states, check the caller's right to them, and complete the arguments."""
-        for plan, key in wanted:
+        for plan, key in self.wanted:
             entry = turn.load(plan, key, may_create=False)
             config = plan.config
             owner_only = plan is self.plan and self.spec.options.guard.owner_only
             if owner_only or config.owner_field is not None or config.authorize is not None:
                 await self.context.authorize(plan, entry.state, "write", owner_only=owner_only)
+        own = turn.entries[self.key]
+        self.version = own.version
         if self.binder.injected:
-            arguments = {**arguments, **await self._injected(turn)}
-        entry = turn.entries[self.key]
-        self.version = entry.version
-        return entry.state, arguments
+            return own.state, {**self.arguments, **await self._injected(turn)}
+        return own.state, self.arguments
 
     async def _injected(self, turn: Turn) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -239,7 +231,7 @@ class EventRequest:
             case _:
                 return self.scope.get("session", {})
 
-    def _committed(self, updates: list[Update]) -> None:
+    def committed(self, updates: list[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
         live = self.live
         missed = [update for update in updates if update.key.label not in live] if live else updates
@@ -253,13 +245,17 @@ class EventRequest:
         """Return the frames for the asking page, in the order signals, fragments, elements, redirect or script."""
         parts: list[bytes] = []
         for update in updates:
-            if not self.live or update.key.label not in self.live:
+            if self._is_wanted(update):
                 parts += update.frames
         own_is_live = self.spec.options.broadcast and self.key.label in self.live
         if not own_is_live:
             parts += rendered.elements
         parts += rendered.last
         return b"".join(parts)
+
+    def _is_wanted(self, update: Update) -> bool:
+        """Whether the asking tab has no stream that brings this update."""
+        return not self.live or update.key.label not in self.live
 
     def render(self, prepared: Prepared, result: Any) -> Rendered:
         """Return what the handler returned as frames, and hand broadcast elements to the update of its state."""
@@ -275,19 +271,28 @@ class EventRequest:
             own.elements += rendered.elements
         return rendered
 
-    def _respond(self, prepared: Prepared, result: Any) -> Answer:
+    def respond(self, prepared: Prepared, result: Any) -> Answer:
         """Return the answer of an event that did not yield."""
         if isinstance(result, Response):
             return self._raw(result)
+        if result is None:
+            parts = [frame for update in prepared.updates if self._is_wanted(update) for frame in update.frames]
+            return self._answer(b"".join(parts))
         rendered = self.render(prepared, result)
         if rendered.response is not None:
             return self._raw(rendered.response)
         if rendered.redirect is not None and not self.is_datastar:
             return self._redirect(rendered.redirect)
-        body = self.body(prepared.updates, rendered)
+        return self._answer(self.body(prepared.updates, rendered))
+
+    def _answer(self, body: bytes) -> Answer:
+        """Return the answer with these frames, 204 if there are none."""
         if not body:
-            return Answer(self.incoming.digest, 204, self._session_headers())
-        return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
+            return Answer(self.digest, 204, self._session_headers())
+        if self.context.sets_no_cookie:
+            self.context.is_started = True
+            return Answer(self.digest, 200, _SSE_OF_SESSION, body)
+        return Answer(self.digest, 200, self.stream_headers(), body)
 
     def _raw(self, response: Response) -> Answer:
         """Return a handler's own response as it is; one that streams cannot be remembered."""
@@ -296,11 +301,19 @@ class EventRequest:
         if not isinstance(body, bytes):
             raise TypeError("an event can return a Response with a body only; use a generator event to stream")
         self.background = response.background
-        return Answer(self.incoming.digest, response.status_code, (*headers, *self._session_headers()), body)
+        return Answer(self.digest, response.status_code, (*headers, *self._session_headers()), body)
 
     def _redirect(self, url: str) -> Answer:
         headers = ((b"location", location(url)), (b"cache-control", b"no-store"), *self._session_headers())
-        return Answer(self.incoming.digest, 303, headers, b"")
+        return Answer(self.digest, 303, headers, b"")
+
+    def emit(self, prepared: Prepared, yielded: Any) -> bytes:
+        """Return the body of what changed and what a generator yielded."""
+        return self.body(prepared.updates, self.render(prepared, yielded))
+
+    def stream_headers(self) -> Headers:
+        """Return the headers of a generator's response."""
+        return (*frames.SSE_HEADERS, *self._session_headers())
 
     def _session_headers(self) -> Headers:
         """Return the headers that set a cookie, and what caches must know."""
@@ -310,12 +323,12 @@ class EventRequest:
         """Return the answer of an exception, in the form that the client can read."""
         if isinstance(exc, AuthenticationError) and self.engine.settings.login_url is not None and self.is_datastar:
             body = frames.redirect(self._login_from_page())
-            return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
+            return Answer(self.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)
         problem, extra = describe(exc, self.spec.path, is_debug=self.engine.settings.debug)
         headers = (*header_items(extra), *self._session_headers())
         if self.is_datastar:
-            return Answer(self.incoming.digest, 200, (*frames.SSE_HEADERS, *headers), error_frame(problem))
-        return Answer(self.incoming.digest, problem["status"], (*PROBLEM_HEADERS, *headers), problem_body(problem))
+            return Answer(self.digest, 200, (*frames.SSE_HEADERS, *headers), error_frame(problem))
+        return Answer(self.digest, problem["status"], (*PROBLEM_HEADERS, *headers), problem_body(problem))
 
     def _login_from_page(self) -> str:
         return self.context.login_target_from(self.context.header(b"referer"))
@@ -352,12 +365,12 @@ async def handle_event(
 
 async def _run(engine: FastState, request: EventRequest, receive: Receive, send: Send) -> None:
     try:
-        call = await request.call(receive)
+        await request.pass_gates(receive)
         if request.spec.is_generator:
-            streamed = await engine.runtime.stream(call, _emitter(request))
+            streamed = await engine.runtime.stream(request)
             await _send_stream(request, streamed, receive, send)
             return
-        answer = await engine.runtime.run(call)
+        answer = await engine.runtime.run(request)
     except Exception as exc:
         answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
     await _send_answer(send, answer)
@@ -379,11 +392,6 @@ async def _send_answer(send: Send, answer: Answer) -> None:
         await respond(send, 204, [item for item in answer.headers if item[0] == b"set-cookie"])
     else:
         await respond(send, answer.status, answer.headers, answer.body or b"")
-
-
-def _emitter(request: EventRequest) -> Callable[[Prepared, Any], bytes]:
-    """Return what makes the body of a generator's ``yield``."""
-    return lambda prepared, yielded: request.body(prepared.updates, request.render(prepared, yielded))
 
 
 async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: Receive, send: Send) -> None:

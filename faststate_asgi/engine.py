@@ -6,10 +6,11 @@ What is stored where is ``backends.py``'s; the twin for threads is in ``sync.py`
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from .backends import Backends, every
+from .checks import findings
 from .context import Wanted, unpacked
 from .current import current_context
 from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError
@@ -36,7 +38,6 @@ from .stores.base import Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .turns import Turns, delete_held
-from .updates import Update
 
 logger = logging.getLogger("faststate")
 S = TypeVar("S", bound=ReactiveState)
@@ -127,12 +128,14 @@ class FastState:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         self.backends.check()
+        for finding in findings(self.registry):
+            logger.warning("%s", finding)
         settings = self.settings
         hub = self._hub = Hub(
             self.backends.read, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
         )
         hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
-        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, self._announce)
+        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, hub.publish)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
@@ -178,6 +181,15 @@ class FastState:
         self.hub.end_all()
         # A server waits for running requests before it says that the lifespan is over, so the clock runs from here.
         self.loop.call_later(self.settings.drain_timeout, self._runtime.give_up)
+
+    def settle_memory(self) -> None:
+        """Tell the garbage collector of a server's process, once, that what there is at start-up stays.
+
+        Its full collections would go through all imported code again and again: a quarter of the time of an event.
+        """
+        if gc.get_freeze_count() == 0 and signal.SIGTERM in self._previous_handlers:
+            gc.collect()
+            gc.freeze()
 
     def chain_signals(self) -> None:
         """Hear of SIGTERM and SIGINT before the server begins to wait for open streams.
@@ -331,10 +343,6 @@ class FastState:
         """Return the read-only copy of one stored state, or its default, or None."""
         return self.load(plan, await self.backends.read(plan, key), key)
 
-    async def _announce(self, updates: list[Update]) -> None:
-        """Tell this process's streams, then the other processes."""
-        self.hub.publish(updates)
-
     # -- for code without a request ----------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -345,7 +353,7 @@ class FastState:
         session_id: str | None = None,
         record_id: Any = None,
         component_id: Any = None,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """Give private copies of states that change together when the block ends, and not if it raises.
 
         Nobody is asked for rights here: this is for your own code outside of any request.

@@ -122,6 +122,7 @@ class FastStateMiddleware:
             if failure is not None:
                 await send({"type": "lifespan.startup.failed", "message": failure})
                 return
+            self.faststate.settle_memory()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self.faststate.drain()

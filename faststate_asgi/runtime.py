@@ -14,12 +14,10 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import ArgumentError, FastStateError, OverloadedError, RequestError, TurnTimeoutError
 from .events import EventSpec, Kind
-from .frames import SSE_HEADERS
 from .hub import Hub, resumed
 from .keys import StateKey
 from .registry import StatePlan
@@ -38,44 +36,50 @@ MAX_STREAMED_BYTES = 1 << 20
 TRANSACTION_WAIT_S = 30.0
 
 
-Emit = Callable[[Prepared, Any], bytes]
+class Call(Protocol):
+    """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
 
-
-@dataclass(slots=True)
-class Call:
-    """One event to run, bound and checked as far as that needs no state.
-
-    Args:
-        plan: the class.
-        spec: the event.
-        key: the state.
-        wanted: all states that change together, the event's own first.
-        prepare: checks the loaded states and returns the handler's arguments; may wait.
-        respond: makes the answer of what changed and what was returned; sync, raises for what no page can show.
-        fail: makes the answer of an exception.
-        names: under which the answer is remembered; empty for none.
-        late_names: more of them, known after the handler has run (it may have made a session).
-        headers: of the response, for generators; asked once, when the first body is ready.
-        digest: of the request's data.
-        owner: whose answers they are, for the bound per session.
-        is_immediate: whether nothing but the turn is waited for: an inline handler, and no check of the user's own.
-        after: is told what was committed.
+    ``wanted`` are all states that change together, the event's own first. ``names`` are those under which the answer is
+    remembered, empty for none; ``owner`` is whose answers they are. ``is_immediate`` says that nothing but the turn is
+    waited for: an inline handler, and no check of the user's own.
     """
 
     plan: StatePlan
     spec: EventSpec
     key: StateKey
-    wanted: Sequence[tuple[StatePlan, StateKey]]
-    prepare: Callable[[Turn], Awaitable[tuple[ReactiveState, dict[str, Any]]]]
-    respond: Callable[[Prepared, Any], Answer]
-    fail: Callable[[BaseException], Answer]
-    names: tuple[str, ...] = ()
-    late_names: Callable[[], tuple[str, ...]] = lambda: ()
-    headers: Callable[[], tuple[tuple[bytes, bytes], ...]] = lambda: SSE_HEADERS
-    digest: bytes = b""
-    owner: str = ""
-    is_immediate: bool = False
-    after: Callable[[list[Update]], None] = lambda updates: None
+    wanted: list[tuple[StatePlan, StateKey]]
+    names: tuple[str, ...]
+    digest: bytes
+    owner: str
+    is_immediate: bool
+
+    async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
+        """Load and check the states, and return the handler's own and its arguments."""
+        ...
+
+    def respond(self, prepared: Prepared, result: Any) -> Answer:
+        """Return the answer of what changed and what was returned; raise for what no page can show."""
+        ...
+
+    def emit(self, prepared: Prepared, yielded: Any) -> bytes:
+        """Return the body of what changed and what a generator yielded."""
+        ...
+
+    def failed(self, exc: BaseException) -> Answer:
+        """Return the answer of an exception."""
+        ...
+
+    def late_names(self) -> tuple[str, ...]:
+        """Return more names of the answer, known after the handler has run (it may have made a session)."""
+        ...
+
+    def stream_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers of a generator's response; asked once, when the first body is ready."""
+        ...
+
+    def committed(self, updates: list[Update]) -> None:
+        """Hear what was committed."""
+        ...
 
 
 class _Running:
@@ -243,8 +247,9 @@ class Runtime:
 
     def _own(self, coroutine: Coroutine[Any, Any, None], *, is_inline: bool) -> None:
         """Run a coroutine that nobody else can cancel; one that may run inline takes its first steps here."""
-        context = contextvars.copy_context()
+        context = None
         if is_inline:
+            context = contextvars.copy_context()
             try:
                 waiting = context.run(coroutine.send, None)
             except StopIteration:
@@ -261,11 +266,11 @@ class Runtime:
             if call.names:
                 answer = await self._answers.recall(call.names)
                 if answer is not None:
-                    self._settle(running, answer if answer.digest == call.digest else call.fail(_reused()))
+                    self._settle(running, answer if answer.digest == call.digest else call.failed(_reused()))
                     return
             await self._run_once(running)
         except Exception as exc:
-            self._settle(running, call.fail(exc))
+            self._settle(running, call.failed(exc))
 
     async def _run_once(self, running: _Running) -> None:
         """Take the turn, run the handler, commit, settle. Errors of the handler are answers too."""
@@ -293,7 +298,7 @@ class Runtime:
                 if remembered:
                     await self._answers.remember(remembered)
             self.events_run += 1
-            call.after(prepared.updates)
+            call.committed(prepared.updates)
             if logger.isEnabledFor(logging.INFO):
                 self._log(call, prepared, clock)
             self._settle(running, answer)
@@ -307,7 +312,7 @@ class Runtime:
         await turn.release()
         if not isinstance(exc, Exception):
             exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
-        answer = running.call.fail(exc)
+        answer = running.call.failed(exc)
         await self._remember_failure(running.call, exc, answer)
         self._settle(running, answer)
 
@@ -360,14 +365,13 @@ class Runtime:
 
     # -- generators --------------------------------------------------------------------------------------------------
 
-    async def stream(self, call: Call, emit: Emit) -> StreamedCall:
+    async def stream(self, call: Call) -> StreamedCall:
         """Run a generator event once: each ``yield`` ends a transaction.
 
         A repetition of the request reads along; one that comes later gets the answer that was remembered.
 
         Args:
             call: the event.
-            emit: makes the body of what changed and what was yielded.
 
         Raises:
             ArgumentError: another request under the same idempotency key.
@@ -381,7 +385,7 @@ class Runtime:
         streamed = StreamedCall(call.digest)
         for name in call.names:
             self._streamed[name] = streamed
-        self._own(self._run_generator(call, streamed, emit), is_inline=False)
+        self._own(self._run_generator(call, streamed), is_inline=False)
         return streamed
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:
@@ -389,13 +393,13 @@ class Runtime:
             if self._streamed.get(name) is streamed:
                 del self._streamed[name]
 
-    async def _run_generator(self, call: Call, streamed: StreamedCall, emit: Emit) -> None:
+    async def _run_generator(self, call: Call, streamed: StreamedCall) -> None:
         segments: _Segments | None = None
         has_run = False
         try:
             answer = await self._answers.recall(call.names) if call.names else None
             if answer is not None:
-                streamed.failure = answer if answer.digest == call.digest else call.fail(_reused())
+                streamed.failure = answer if answer.digest == call.digest else call.failed(_reused())
                 return
             while segments is None or not segments.is_done:
                 if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
@@ -409,7 +413,7 @@ class Runtime:
                         has_run = True
                     else:
                         self._reload(turn, call, segments.states)
-                    await self._run_segment(call, turn, segments, streamed, emit)
+                    await self._run_segment(call, turn, segments, streamed)
                 finally:
                     await turn.release()
         except Exception as exc:
@@ -421,7 +425,7 @@ class Runtime:
 
     def _fail_stream(self, call: Call, streamed: StreamedCall, exc: Exception) -> None:
         """Answer with the failure if nothing was sent yet, else tell the page in the stream."""
-        answer = call.fail(exc)
+        answer = call.failed(exc)
         if streamed.is_empty:
             streamed.failure = answer
         elif answer.status == 200:
@@ -434,16 +438,14 @@ class Runtime:
         self.events_run += has_run
         try:
             if has_run and call.names:
-                headers = streamed.headers or call.headers()
+                headers = streamed.headers or call.stream_headers()
                 answer = streamed.failure or Answer(call.digest, 200, headers, streamed.whole())
                 await self._answers.remember(self._remembered(call, answer))
         finally:
             self._forget(call, streamed)
             streamed.end()
 
-    async def _run_segment(
-        self, call: Call, turn: Turn, segments: _Segments, streamed: StreamedCall, emit: Emit
-    ) -> None:
+    async def _run_segment(self, call: Call, turn: Turn, segments: _Segments, streamed: StreamedCall) -> None:
         """Run the generator to its next ``yield``, and commit."""
         token = current_turn.set(turn)
         try:
@@ -457,11 +459,11 @@ class Runtime:
         finally:
             current_turn.reset(token)
         prepared = turn.prepare()
-        body = emit(prepared, yielded)
+        body = call.emit(prepared, yielded)
         await turn.commit(prepared)
-        call.after(prepared.updates)
+        call.committed(prepared.updates)
         if streamed.headers is None:
-            streamed.headers = call.headers()
+            streamed.headers = call.stream_headers()
         streamed.put(body)
 
     def _reload(self, turn: Turn, call: Call, states: dict[StateKey, ReactiveState]) -> None:
@@ -528,7 +530,7 @@ class Runtime:
         """Answer 503 for every call that still runs, and cancel what can be cancelled."""
         stopping = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
         for running in list(self._calls):
-            self._settle(running, running.call.fail(stopping))
+            self._settle(running, running.call.failed(stopping))
         for task in list(self._tasks):
             task.cancel()
 

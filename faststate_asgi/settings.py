@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -152,7 +152,8 @@ def _coerce(kind: str, value: Any, name: str) -> Any:
     if kind.startswith("tuple"):
         if value is None:
             return ()
-        items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
+        given: Iterable[Any] = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+        items = tuple(given)
         if not all(isinstance(item, str) for item in items):
             raise ConfigurationError(f"{name} must be text or a list of text")
         return items

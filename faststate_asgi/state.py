@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from sqlmodel import SQLModel
 from starlette.requests import HTTPConnection
@@ -169,6 +169,7 @@ class ReactiveState(SQLModel):
     __faststate_private__: ClassVar[frozenset[str]] = frozenset()
     __faststate_namespace__: ClassVar[str | None] = None
     __faststate_needs_id__: ClassVar[bool] = False
+    __faststate_is_table__: ClassVar[bool] = False
     __faststate_id_parameter__: ClassVar[str] = "record_id"
 
     if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class ReactiveState(SQLModel):
         _refuse_reserved_fields(cls)
         cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
         cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
+        cls.__faststate_is_table__ = bool(cls.model_config.get("table"))
         _add_setters(cls)
         _collect(cls)
         cls.__faststate_codec_cache__ = None
@@ -227,7 +229,11 @@ class ReactiveState(SQLModel):
                 f"{type(self).__name__} is a read-only copy here: {name!r} cannot be set; change it in an event, or in "
                 f'`async with scope["faststate"].transaction({type(self).__name__}) as state:`'
             )
-        super().__setattr__(name, value)
+        if self.__faststate_is_table__:
+            super().__setattr__(name, value)
+        else:
+            # What SQLModel adds is for tables.
+            BaseModel.__setattr__(self, name, value)
 
     def delete(self) -> None:
         """Delete the stored state when the transaction that holds it commits; pages get the defaults.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -164,7 +164,7 @@ class Turn:
         Raises:
             InvalidStateError: a value that its field, or a page, refuses; or a fragment that is none.
         """
-        prepared = Prepared(os.urandom(8).hex())
+        prepared = Prepared(f"{random.getrandbits(64):016x}")
         for entry in self.entries.values():
             update = self._owner.change_of(entry, prepared.commit_id)
             if update is None:
@@ -189,7 +189,7 @@ class Turn:
         elif remember:
             await self.store.remember(remember)
         if prepared.updates:
-            await self._owner.announce(prepared.updates)
+            self._owner.announce(prepared.updates)
         await self.release()
 
     async def release(self) -> None:
@@ -235,7 +235,7 @@ class Turns:
         self,
         store_of: Callable[[StatePlan], Store],
         max_waiting: int,
-        announce: Callable[[list[Update]], Awaitable[None]],
+        announce: Callable[[list[Update]], None],
     ) -> None:
         self._store_of = store_of
         self.announce = announce

@@ -89,7 +89,7 @@ class Lease:
     keys: tuple[StateKey, ...]
     fence: int
     holder: str
-    snapshots: Mapping[StateKey, Snapshot | None] = field(default_factory=dict)
+    snapshots: Mapping[StateKey, Snapshot | None] = field(default_factory=dict[StateKey, Snapshot | None])
 
 
 class Store(Protocol):
@@ -168,6 +168,7 @@ class Store(Protocol):
 
     async def delete_session(self, session_id: str, *, keep: Collection[StateKey] = ()) -> list[StateKey]:
         """Delete the session and component states of a session but those in ``keep``; return what there was."""
+        ...
 
     async def purge(self, limit: int) -> int:
         """Delete at most ``limit`` expired entries; return how many."""

@@ -3,6 +3,8 @@
 A state's keys and its channel carry the state's key as hash tag. Announcements are part of the commit.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# redis-py types its commands in part only.
 from __future__ import annotations
 
 import asyncio
@@ -315,7 +317,7 @@ class RedisStore:
 
 
 def _script(name: str) -> str:
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    return resources.files("faststate_asgi.stores").joinpath("lua", f"{name}.lua").read_text()
 
 
 def _snapshot(version: bytes | None, data: bytes | None, shape: bytes | None) -> Snapshot | None:

@@ -16,6 +16,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import (
@@ -144,7 +145,8 @@ class _Statements:
             "ON CONFLICT (key) DO UPDATE SET fence = faststate_lease.fence + 1, holder = excluded.holder, "
             "expires_at = excluded.expires_at WHERE faststate_lease.expires_at <= NOW RETURNING fence"
         )
-        held = "WHERE key = :key AND holder = :holder AND fence = :fence RETURNING key"
+        # The holder's name is random and new each time; each key of a lease has a fence of its own.
+        held = "WHERE key = :key AND holder = :holder RETURNING key"
         self.renew = sql(f"UPDATE faststate_lease SET expires_at = NOW + :lease_s {held}")
         self.release = sql(f"UPDATE faststate_lease SET holder = '', expires_at = 0 {held}")
         self.begin_commit = sql(
@@ -193,9 +195,10 @@ class _Statements:
         self.log_change = sql("INSERT INTO faststate_change (origin, message, at) VALUES (:origin, :message, NOW)")
         self.notify = sql("SELECT pg_notify(:channel, :message)")
         self.purge = [
+            # The age is asked twice: a row that was written again meanwhile is looked at again by the outer condition only.
             sql(
                 f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} "
-                f"WHERE {column} <= NOW - {age_s} LIMIT :limit)"
+                f"WHERE {column} <= NOW - {age_s} LIMIT :limit) AND {column} <= NOW - {age_s}"
             )
             for table, key, column, age_s in (
                 ("faststate_state", "key", "expires_at", 0),
@@ -227,9 +230,11 @@ class Runner(Protocol):
 
     def write(self, operation: Operation[T]) -> Awaitable[T]:
         """Run an operation that may write."""
+        ...
 
     def read(self, operation: Operation[T]) -> Awaitable[T]:
         """Run an operation that only reads."""
+        ...
 
 
 class SqlStore:
@@ -373,7 +378,7 @@ class SqlStore:
             LeaseLostError: somebody else has had the turn since.
         """
         for key in lease.keys:
-            values = {"key": str(key), "holder": lease.holder, "fence": lease.fence, "lease_s": self._lease_s}
+            values = {"key": str(key), "holder": lease.holder, "lease_s": self._lease_s}
             if statement is self._sql.release:
                 del values["lease_s"]
             if connection.execute(statement, values).first() is None:
@@ -447,8 +452,7 @@ class SqlStore:
 
         def give(connection: Connection) -> None:
             for key in lease.keys:
-                values = {"key": str(key), "holder": lease.holder, "fence": lease.fence}
-                connection.execute(self._sql.release, values)
+                connection.execute(self._sql.release, {"key": str(key), "holder": lease.holder})
 
         await self._write(give)
 
@@ -753,11 +757,10 @@ class PostgresRunner:
 
     async def open(self) -> None:
         """Make the pool; connections are made when they are needed."""
-        try:
-            import asyncpg  # noqa: F401
-            from sqlalchemy.ext.asyncio import create_async_engine
-        except ImportError as exc:
-            raise MissingDependencyError("PostgreSQL needs asyncpg: pip install 'faststate-asgi[postgres]'") from exc
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        if find_spec("asyncpg") is None:
+            raise MissingDependencyError("PostgreSQL needs asyncpg: pip install 'faststate-asgi[postgres]'")
         self._engine = create_async_engine(
             self._url,
             pool_size=10,

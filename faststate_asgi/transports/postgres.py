@@ -6,9 +6,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 
 from ..keys import StateKey
 from ..messages import Message, Published, decode, encode
@@ -18,6 +19,9 @@ from .supervised import for_ever
 
 CONNECT_S = 5.0
 CHECK_S = 5.0
+
+
+_driver: Any = asyncpg
 
 
 class PostgresTransport:
@@ -57,10 +61,10 @@ class PostgresTransport:
 
     async def _listen(self) -> None:
         """Listen until the connection is gone; a missed message cannot be known, so everything is compared after."""
-        connection = await asyncpg.connect(self._dsn, timeout=CONNECT_S)
+        connection: Any = await _driver.connect(self._dsn, timeout=CONNECT_S)
         lost = asyncio.Event()
         try:
-            connection.add_termination_listener(lambda _: lost.set())
+            connection.add_termination_listener(partial(_set, lost))
             await connection.add_listener(NOTIFY_CHANNEL, self._take)
             if self._has_connected and self._listener is not None:
                 self._listener(None)
@@ -100,3 +104,7 @@ class PostgresTransport:
     async def unwatch(self, keys: Sequence[StateKey]) -> None:
         """Deliver them no more."""
         self._watched.difference_update(keys)
+
+
+def _set(lost: asyncio.Event, connection: Any) -> None:
+    lost.set()

@@ -4,6 +4,8 @@ The store's commit script announces changes; this listens. A subscription that R
 that the connection was lost: everything that is watched has to be compared.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# redis-py types its commands in part only.
 from __future__ import annotations
 
 import asyncio

@@ -51,7 +51,7 @@ def test_mypy_agrees_with_every_promise() -> None:
 @pytest.mark.timeout(400)
 def test_pyright_agrees_with_every_promise() -> None:
     require("pyright", PYRIGHT.is_file())
-    command = [PYRIGHT, "--project", ROOT / "pyproject.toml", *PROMISES]
+    command = [str(PYRIGHT), "--project", str(ROOT / "pyproject.toml"), *map(str, PROMISES)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,0 +1,135 @@
+"""The command line: ``create-tables``, ``purge``, ``routes APP`` and ``check APP``.
+
+Settings come from ``FASTSTATE_*`` variables, or from the app where one is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .backends import Backends
+from .checks import findings
+from .engine import FastState
+from .errors import ConfigurationError, FastStateError
+from .registry import StateRegistry
+from .settings import make_settings
+
+PURGE_BATCH = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for findings, 2 for what cannot work."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (FastStateError, OSError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m faststate_asgi", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("create-tables", _create_tables, "make the tables that are missing"),
+        ("purge", _purge, "delete what has expired"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--store", help="the database, instead of FASTSTATE_STORE and FASTSTATE_DATABASE_URL")
+        command.set_defaults(run=run)
+    for name, run, text in (
+        ("routes", _routes, "list the events of an app"),
+        ("check", _check, "report what looks like a mistake in an app's states"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("app", help="module:attribute of the wrapped app")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _backends(options: argparse.Namespace) -> Backends:
+    given = {"store": options.store} if options.store else {}
+    return Backends(make_settings(given), StateRegistry())
+
+
+def _create_tables(options: argparse.Namespace) -> int:
+    async def run() -> None:
+        from .stores.sql import SqlStore
+
+        store = _backends(options).stores.get("database")
+        if not isinstance(store, SqlStore):
+            raise ConfigurationError("there is no database: set FASTSTATE_STORE, FASTSTATE_DATABASE_URL or --store")
+        await store.open()
+        try:
+            await store.create_tables()
+        finally:
+            await store.aclose()
+
+    asyncio.run(run())
+    print("the tables are there")
+    return 0
+
+
+def _purge(options: argparse.Namespace) -> int:
+    async def run() -> int:
+        purged = 0
+        for store in _backends(options).stores.values():
+            await store.open()
+            try:
+                while count := await store.purge(PURGE_BATCH):
+                    purged += count
+            finally:
+                await store.aclose()
+        return purged
+
+    print(f"{asyncio.run(run())} expired entries deleted")
+    return 0
+
+
+def _engine_of(path: str) -> FastState:
+    """Return the engine of the app that ``module:attribute`` names, looking through wrapping middlewares.
+
+    Raises:
+        ConfigurationError: there is no such app, or it is not wrapped.
+    """
+    sys.path.insert(0, os.getcwd())
+    module, _, attribute = path.partition(":")
+    try:
+        app: Any = getattr(importlib.import_module(module), attribute or "app")
+    except (ImportError, AttributeError) as exc:
+        raise ConfigurationError(f"{path} cannot be imported as module:attribute ({exc})") from exc
+    for _ in range(20):
+        engine = getattr(app, "faststate", None)
+        if isinstance(engine, FastState):
+            return engine
+        app = getattr(app, "app", None)
+    raise ConfigurationError(f"{path} is not wrapped in FastStateMiddleware")
+
+
+def _routes(options: argparse.Namespace) -> int:
+    engine = _engine_of(options.app)
+    for plan in engine.registry.plans:
+        for spec in plan.events.values():
+            print(f"{spec.method:6} {engine.settings.mount_path}/events/{spec.path}  ({plan.scope.value})")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    engine = _engine_of(options.app)
+    engine.backends.check()
+    found = findings(engine.registry)
+    for finding in found:
+        print(finding)
+    print(f"{len(engine.registry)} states, {len(found)} findings")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

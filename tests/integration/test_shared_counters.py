@@ -1,0 +1,117 @@
+"""Several processes on one store are one site: sums are exact and every stream ends with the final value."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.apps.shared_clients import all_show, clickers, new_client, post, serve_many, settings_of, tabs_on, visitor
+from tests.conftest import Serve
+from tests.services import SiteServer
+
+pytestmark = pytest.mark.anyio
+CLIENTS = 8
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis), pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/shared.db"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+async def bump_everything(sites: Sequence[SiteServer], bumps: int, streams: int) -> None:
+    """Bump one shared and eight own counters in turn over all servers, and check all sums."""
+    urls = [site.url for site in sites]
+    async with clickers(CLIENTS, lambda: urls) as people, tabs_on(sites, streams, "Counter") as tabs:
+
+        async def work(number: int) -> None:
+            for _ in range(bumps // CLIENTS // 2):
+                await people[number].click("Counter/bump")
+                await people[number].click("Own/bump")
+
+        await asyncio.gather(*(work(number) for number in range(CLIENTS)))
+        final = bumps // CLIENTS // 2 * CLIENTS
+        await all_show(tabs, "Counter.count", final)
+        for person in people:
+            for url in urls:
+                assert (await person.client.get(url + "/")).text.split()[1] == str(final // CLIENTS)
+        assert [text for person in people for text in person.refusals] == []
+
+
+@pytest.mark.parametrize(
+    ("bumps", "streams"), [(400, 12), pytest.param(4000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+)
+async def test_two_servers_on_one_store_count_exactly_and_every_stream_shows_it(
+    serve: Serve, store_url: str, bumps: int, streams: int
+) -> None:
+    sites = await serve_many(serve, 2, settings_of(store_url))
+    await bump_everything(sites, bumps, streams)
+
+
+@pytest.mark.parametrize(
+    ("bumps", "streams"), [(400, 12), pytest.param(4000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+)
+async def test_four_workers_on_one_sqlite_file_count_exactly_and_every_stream_shows_it(
+    serve: Serve, tmp_path: Path, bumps: int, streams: int
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/shared.db"
+    (site,) = await serve_many(serve, 1, settings_of(url), "--workers", "4")
+    async with new_client() as client:
+        pids = set()
+        for _ in range(40):
+            async with new_client() as fresh:
+                pids.add((await fresh.get(site.url + "/")).text.split()[0])
+        assert len(pids) > 1, "the visits were spread over workers"
+        await visitor(client, site.url)
+    await bump_everything([site], bumps, streams)
+
+
+async def test_servers_that_start_at_once_on_an_empty_store_all_work(serve: Serve, store_url: str) -> None:
+    env = settings_of(store_url)
+    groups = await asyncio.gather(*(serve_many(serve, 1, env) for _ in range(3)))
+    sites = [site for group in groups for site in group]
+    async with new_client() as client:
+        for number, site in enumerate(sites, 1):
+            answer = await post(client, site.url, "Counter/bump")
+            assert f'"count":{number}' in answer.text
+
+
+async def test_one_click_that_reaches_two_servers_at_once_runs_once(serve: Serve, store_url: str) -> None:
+    sites = await serve_many(serve, 2, settings_of(store_url))
+    async with new_client() as client:
+        await visitor(client, sites[0].url)
+        for number in range(1, 11):
+            answers = await asyncio.gather(*(post(client, site.url, "Counter/bump", f"click-{number}") for site in sites))
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert len({answer.text for answer in answers}) == 1
+        final = await post(client, sites[1].url, "Counter/bump", "the-last")
+        assert '"count":11' in final.text
+
+
+async def test_an_event_that_holds_its_turn_beyond_the_lease_commits_and_delays_no_other_key(
+    serve: Serve, store_url: str, slack: float
+) -> None:
+    sites = await serve_many(serve, 2, settings_of(store_url, lease=1))
+    loop = asyncio.get_running_loop()
+    async with new_client() as holder, new_client() as other:
+        await visitor(other, sites[0].url)
+        holding = asyncio.create_task(post(holder, sites[0].url, "Counter/hold", seconds=4))
+        slowest_s = 0.0
+        count = 0
+        while not holding.done():
+            for site in sites:
+                began = loop.time()
+                for name in ("Own/bump", "Item/bump?record_id=7"):
+                    answer = await post(other, site.url, name)
+                    assert answer.status_code == 200, answer.text
+                slowest_s = max(slowest_s, loop.time() - began)
+                count += 1
+        answer = await holding
+        assert answer.status_code == 200
+        assert '"count":1' in answer.text
+        assert count > 8
+        assert slowest_s < 1 * slack
