@@ -251,18 +251,18 @@ def worker_count() -> int:
     # ``python -m uvicorn`` shows as .../uvicorn/__main__.py.
     names = (os.path.basename(program), os.path.basename(os.path.dirname(program)))
     if not any(server in arguments or any(server in name for name in names) for server in _SERVERS):
-        return _flag(arguments, _WORKER_FLAGS[:1])
+        return _flag(arguments, _WORKER_FLAGS[:1]) or 1
     if "--reload" in arguments:
         return 1
-    return max(_flag(arguments, _WORKER_FLAGS), _number(os.environ.get("WEB_CONCURRENCY", "")))
+    return _flag(arguments, _WORKER_FLAGS) or _number(os.environ.get("WEB_CONCURRENCY", ""))
 
 
-def _flag(arguments: Sequence[str], flags: Sequence[str]) -> int:
+def _flag(arguments: Sequence[str], flags: Sequence[str]) -> int | None:
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name in flags:
             return _number(value or next(iter(arguments[index + 1 :]), ""))
-    return 1
+    return None
 
 
 def _number(text: str) -> int:

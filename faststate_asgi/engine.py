@@ -329,7 +329,7 @@ class FastState:
             bond = Bond(key, read_only=True, namespace=plan.namespace)
         else:
             try:
-                state = plan.codec.load(snapshot.data)
+                state, _ = plan.loaded(snapshot.data, snapshot.shape)
             except ValidationError as exc:
                 logger.error(
                     "a stored %s cannot be read: %s", plan.name, exc.errors(include_input=False, include_url=False)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pydantic_core import from_json, to_json
 from starlette.routing import compile_path
 
 from .codec import Codec
@@ -85,7 +86,10 @@ class StateConfig:
 
 @dataclass(slots=True)
 class StatePlan:
-    """One registered class: its config checked and everything that requests look up."""
+    """One registered class: its config checked and everything that requests look up.
+
+    ``shape`` marks its snapshots: the schema version and a digest of the names of its fields.
+    """
 
     cls: type[ReactiveState]
     name: str
@@ -95,6 +99,7 @@ class StatePlan:
     events: Mapping[str, EventSpec]
     namespace: str | None
     has_default: bool
+    shape: str
     is_implicit: bool = field(default=False, kw_only=True)
     codec: Codec = field(repr=False)
 
@@ -102,6 +107,22 @@ class StatePlan:
     def scope(self) -> StateScope:
         """Who shares one instance."""
         return self.config.scope
+
+    def loaded(self, data: bytes, shape: str) -> tuple[ReactiveState, dict[str, Json] | None]:
+        """Return the state of a snapshot, and unknown fields that are carried along until ``schema_version`` rises.
+
+        Raises:
+            ValidationError: the snapshot does not fit the class.
+        """
+        if shape == self.shape:
+            return self.codec.load(data), None
+        version = int(head) if (head := shape.partition(":")[0]).isdigit() else 1
+        if version < self.config.schema_version:
+            fields: dict[str, Json] = from_json(data)
+            if self.config.upgrade is not None:
+                fields = self.config.upgrade(fields, version)
+            return self.codec.load(to_json(fields)), None
+        return self.codec.load(data), self.codec.unknown(data)
 
     @property
     def id_parameter(self) -> str:
@@ -394,6 +415,7 @@ def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
         events=cls.__faststate_events__,
         namespace=namespace,
         has_default=not any(info.is_required() for info in cls.model_fields.values()),
+        shape=f"{checked.schema_version}:{cls.__faststate_codec__().shape}",
         codec=cls.__faststate_codec__(),
     )
 

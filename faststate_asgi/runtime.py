@@ -263,14 +263,23 @@ class Runtime:
         """Settle a call with a remembered answer, or run it."""
         call = running.call
         try:
-            if call.names:
-                answer = await self._answers.recall(call.names)
-                if answer is not None:
-                    self._settle(running, answer if answer.digest == call.digest else call.failed(_reused()))
-                    return
-            await self._run_once(running)
+            answer = None if self._answers.is_shared else await self._recalled(call)
+            if answer is None:
+                await self._run_once(running)
+            else:
+                self._settle(running, answer)
         except Exception as exc:
             self._settle(running, call.failed(exc))
+
+    async def _recalled(self, call: Call) -> Answer | None:
+        """Return the answer that a call's request got before, None if it is new.
+
+        With a shared answers store this is asked inside the turn: another process may just be running the same request.
+        """
+        if not call.names:
+            return None
+        answer = await self._answers.recall(call.names)
+        return answer if answer is None or answer.digest == call.digest else call.failed(_reused())
 
     async def _run_once(self, running: _Running) -> None:
         """Take the turn, run the handler, commit, settle. Errors of the handler are answers too."""
@@ -280,6 +289,11 @@ class Runtime:
         task = asyncio.current_task() if call.spec.kind is Kind.ASYNC else None
         clock = _Clock(call.spec.options.timeout_s, lambda: self._expired(running, turn, task))
         try:
+            if self._answers.is_shared and (known := await self._recalled(call)) is not None:
+                clock.take()
+                await turn.release()
+                self._settle(running, known)
+                return
             try:
                 state, arguments = await call.prepare(turn)
                 prepared, answer = await self._invoke(call, turn, state, arguments)
@@ -308,13 +322,17 @@ class Runtime:
                 await turn.release()
 
     async def _fail(self, running: _Running, turn: Turn, exc: BaseException) -> None:
-        """Settle a call whose handler failed: nothing is changed, the answer is remembered."""
-        await turn.release()
+        """Settle a call whose handler failed: nothing is changed, the answer is remembered before others take the turn."""
         if not isinstance(exc, Exception):
             exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
         answer = running.call.failed(exc)
-        await self._remember_failure(running.call, exc, answer)
-        self._settle(running, answer)
+        try:
+            await self._remember_failure(running.call, exc, answer)
+            await turn.release()
+        except FastStateError as unavailable:
+            logger.warning("the answer of %s could not be remembered: %s", running.call.spec.path, unavailable)
+        finally:
+            self._settle(running, answer)
 
     async def _invoke(
         self, call: Call, turn: Turn, state: ReactiveState, arguments: dict[str, Any]
@@ -397,16 +415,15 @@ class Runtime:
         segments: _Segments | None = None
         has_run = False
         try:
-            answer = await self._answers.recall(call.names) if call.names else None
-            if answer is not None:
-                streamed.failure = answer if answer.digest == call.digest else call.failed(_reused())
-                return
             while segments is None or not segments.is_done:
                 if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
                     break
                 turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
                 try:
                     if segments is None:
+                        streamed.failure = await self._recalled(call)
+                        if streamed.failure is not None:
+                            return
                         state, arguments = await call.prepare(turn)
                         states = {key: entry.state for key, entry in turn.entries.items()}
                         segments = _Segments(call.spec, call.spec.func(state, **arguments), states, self._workers)

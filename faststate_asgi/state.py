@@ -52,7 +52,7 @@ Writable = Annotated[T, WRITABLE]
 class Bond:
     """What ties one copy of a state to its stored original; lives as long as the copy."""
 
-    __slots__ = ("deleted", "extra", "id", "key", "namespace", "read_only", "version")
+    __slots__ = ("deleted", "id", "key", "namespace", "read_only", "version")
 
     def __init__(
         self,
@@ -61,13 +61,11 @@ class Bond:
         *,
         read_only: bool = False,
         namespace: str | None = None,
-        extra: dict[str, Json] | None = None,
     ) -> None:
         self.key = key
         self.version = version
         self.read_only = read_only
         self.namespace = namespace
-        self.extra = extra
         self.deleted = False
         self.id: str | None = None
 

@@ -171,11 +171,11 @@ class Turn:
                 continue
             config = entry.plan.config
             ttl_s = config.ttl if not config.auto_persist or config.expire else None
+            # Fields that the class does not know are there to be found again.
+            shape = f"{entry.plan.shape}+" if entry.extra else entry.plan.shape
             prepared.updates.append(update)
             prepared.writes.append(
-                Write(
-                    entry.key, update.before, update.version, update.data, update.names, entry.plan.codec.shape, ttl_s
-                )
+                Write(entry.key, update.before, update.version, update.data, update.names, shape, ttl_s)
             )
         return prepared
 
@@ -304,13 +304,11 @@ class Turns:
     def entry(self, plan: StatePlan, key: StateKey, snapshot: Snapshot | None, *, may_create: bool) -> Entry:
         """Return one state as a turn works on it."""
         if snapshot is not None:
-            codec = plan.codec
-            state = codec.load(snapshot.data)
-            extra = codec.unknown(snapshot.data) if snapshot.shape != codec.shape else None
-            bind(state, Bond(key, snapshot.version, namespace=plan.namespace, extra=extra))
-            return Entry(
-                plan, key, snapshot.version, snapshot.data, state, dict(state.__dict__), snapshot.data, extra=extra
-            )
+            state, extra = plan.loaded(snapshot.data, snapshot.shape)
+            bind(state, Bond(key, snapshot.version, namespace=plan.namespace))
+            before = snapshot.data if snapshot.shape == plan.shape else plan.codec.dump(state, extra)
+            values = dict(state.__dict__)
+            return Entry(plan, key, snapshot.version, snapshot.data, state, values, before, extra=extra)
         if not plan.has_default and not may_create:
             raise StateNotFoundError(f"{plan.name} does not exist")
         state = plan.cls() if plan.has_default else blank(plan.cls)
@@ -357,8 +355,6 @@ class Turns:
 
     def as_loaded(self, entry: Entry) -> ReactiveState:
         """Return the state as it was before the handler ran."""
-        if entry.data is not None:
-            return entry.plan.codec.load(entry.data)
         if entry.before:
             return entry.plan.codec.load(entry.before)
         return entry.plan.cls() if entry.plan.has_default else blank(entry.plan.cls)

@@ -1,0 +1,75 @@
+"""Stored states outlive the code that wrote them."""
+
+from __future__ import annotations
+
+import pytest
+
+from faststate_asgi import FastState, ReactiveState, StateConfig, StateRegistry, StateScope
+from faststate_asgi.keys import StateKey
+from faststate_asgi.stores.base import Snapshot
+from faststate_asgi.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+def plant(engine: FastState, data: bytes, shape: str) -> None:
+    """Put a snapshot of another release where the state of this one is looked for."""
+    store = engine.records
+    assert isinstance(store, MemoryStore)
+    store._states[StateKey(StateScope.GLOBAL, "Note")] = Snapshot("4-deadbeef", data, shape)
+
+
+def engine_of(cls: type[ReactiveState], **config: object) -> FastState:
+    registry = StateRegistry()
+    registry.register(cls, StateConfig(scope=StateScope.GLOBAL, name="Note", **config))  # type: ignore[arg-type]
+    return FastState(registry=registry)
+
+
+class NoteOfToday(ReactiveState):
+    text: str = ""
+    tags: list[str] = []
+    colour: str = "blue"
+
+
+async def test_a_field_that_is_missing_in_an_older_snapshot_takes_its_default() -> None:
+    async with engine_of(NoteOfToday) as engine:
+        plant(engine, b'{"text":"old"}', "1:other")
+        note = await engine.get(NoteOfToday)
+        assert (note.text, note.tags, note.colour) == ("old", [], "blue")
+
+
+async def test_a_field_that_only_a_newer_release_knows_is_carried_along() -> None:
+    async with engine_of(NoteOfToday) as engine:
+        plant(engine, b'{"text":"new","tags":[],"colour":"red","pinned":true}', "1:other")
+        for number in (1, 2):
+            async with engine.transaction(NoteOfToday) as note:
+                note.text = f"changed {number}"
+        (stored,) = await engine.records.read([StateKey(StateScope.GLOBAL, "Note")])
+        assert stored is not None
+        assert b'"pinned":true' in stored.data
+        assert b'"text":"changed 2"' in stored.data
+
+
+async def test_a_raised_schema_version_upgrades_and_drops_what_is_unknown() -> None:
+    def upgrade(data: dict[str, object], from_version: int) -> dict[str, object]:
+        assert from_version == 1
+        return {**data, "text": f"{data.pop('title')}!"}
+
+    async with engine_of(NoteOfToday, schema_version=2, upgrade=upgrade) as engine:
+        plant(engine, b'{"title":"hello","pinned":true}', "1:other")
+        async with engine.transaction(NoteOfToday) as note:
+            assert note.text == "hello!"
+            note.tags.append("a")
+        (stored,) = await engine.records.read([StateKey(StateScope.GLOBAL, "Note")])
+        assert stored is not None
+        assert b"pinned" not in stored.data
+        assert b'"text":"hello!"' in stored.data
+        assert stored.shape.startswith("2:")
+
+
+async def test_a_snapshot_of_another_release_that_is_not_changed_is_not_written() -> None:
+    async with engine_of(NoteOfToday) as engine:
+        plant(engine, b'{"text":"old","tags":["x"]}', "1:other")
+        async with engine.transaction(NoteOfToday) as note:
+            assert note.tags == ["x"]
+        assert (await engine.get(NoteOfToday)).version == "4-deadbeef"
