@@ -1,4 +1,4 @@
-# make run    the sample site on http://127.0.0.1:5001
+# make run    the sample site on http://127.0.0.1:5001, its data in sample.db (FASTSTATE_STORE: elsewhere)
 # make test   every test, with what they need installed first
 # Nothing is fetched twice: what is installed is remembered by the checksum of pyproject.toml, so a later run needs no network.
 
@@ -49,7 +49,8 @@ $(DATASTAR): | $(VENV)
 
 run: $(RUN_STAMP)
 	@echo "The sample site: http://$(HOST):$(PORT)  (Ctrl-C ends it)"
-	@FASTSTATE_DEBUG=$${FASTSTATE_DEBUG:-true} $(LOCAL_DATASTAR) \
+	@FASTSTATE_DEBUG=$${FASTSTATE_DEBUG:-true} FASTSTATE_STORE=$${FASTSTATE_STORE:-sqlite+aiosqlite:///sample.db} \
+	  $(LOCAL_DATASTAR) \
 	  exec $(BIN)/python -m uvicorn sample_site.main:app --host $(HOST) --port $(PORT) --timeout-graceful-shutdown 10
 
 install: $(DEV_STAMP)

@@ -37,7 +37,7 @@ class Html(str):
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """An element patch with its own target; ``html`` may be markup, an element or plain text (escaped)."""
+    """An element patch with its own target; ``html`` is an element, or text that counts as markup (like ``Html``)."""
 
     html: Any
     selector: str | None = None
@@ -184,7 +184,8 @@ class Rendered:
                 self.last.append(frames.redirect(value.url))
             case Elements():
                 own = value.mode and frames.OLD_MODES.get(value.mode, value.mode)
-                self.elements.append(element_frame(value.html, value.selector or selector, own or mode))
+                markup = Html(value.html) if isinstance(value.html, str) else value.html
+                self.elements.append(element_frame(markup, value.selector or selector, own or mode))
             case Remove():
                 self.elements.append(frames.elements("", selector=value.selector, mode="remove"))
             case Dispatch():

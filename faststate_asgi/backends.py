@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from .errors import ConfigurationError, FastStateError, MissingDependencyError
+from sqlalchemy.exc import ArgumentError
+
+from .errors import ConfigurationError, FastStateError, MissingDependencyError, shorten
 from .hub import Hub, Mirror
 from .keys import StateKey
 from .messages import Message
@@ -48,8 +50,18 @@ class Backends:
         self._by_plan: dict[int, tuple[StatePlan, Store]] = {}
         for url in (settings.store, settings.database_url, settings.redis_url):
             if url is not None:
-                self._add(url, settings)
+                self._add_readable(url, settings)
         self.records = self._first("redis", "database", "memory")
+
+    def _add_readable(self, url: str, settings: Settings) -> None:
+        """Add a URL's store; one that cannot be read is refused without repeating it, as it may hold a password."""
+        try:
+            self._add(url, settings)
+        except ConfigurationError:
+            raise
+        except (ArgumentError, ValueError) as exc:
+            scheme = url.partition(":")[0]
+            raise ConfigurationError(f"the address of the {shorten(scheme)} store cannot be read") from exc
 
     def _add(self, url: str, settings: Settings) -> None:
         """Make the store and the transport that a URL names."""

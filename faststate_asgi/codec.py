@@ -57,6 +57,8 @@ class Codec:
         schemas = _field_schemas(core)
         self.plain = frozenset(n for n in self.stored if n in schemas and _is_plain(schemas[n]))
         self.is_all_plain = len(self.plain) == len(self.stored)
+        self.is_simple = self.is_all_plain and not self.computed and self.public == self.stored
+        """Whether every field is a public scalar: what changed is what is sent."""
         self._complex = tuple(n for n in self.stored if n not in self.plain)
         self._dump = _storage_serializer(core).to_json
         self._new: Callable[[type[ReactiveState]], ReactiveState] = (

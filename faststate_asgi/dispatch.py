@@ -340,7 +340,7 @@ async def handle_event(
     """Answer one request below ``/events/``."""
     entries, path_params = engine.registry.routes(path)
     method = scope["method"]
-    found = next((entry for entry in entries if entry[1].method == method), None)
+    found = entries[0] if len(entries) == 1 and entries[0][1].method == method else _of_method(entries, method)
     if found is None:
         await _refuse_route(send, entries, path, method)
         return
@@ -427,6 +427,10 @@ async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: R
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _of_method(entries: list[tuple[StatePlan, EventSpec]], method: str) -> tuple[StatePlan, EventSpec] | None:
+    return next((entry for entry in entries if entry[1].method == method), None)
 
 
 async def _refuse_route(send: Send, entries: list[tuple[StatePlan, EventSpec]], path: str, method: str) -> None:

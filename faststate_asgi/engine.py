@@ -115,6 +115,10 @@ class FastState:
         if self._users == 0:
             await self.aclose()
 
+    def is_open_here(self) -> bool:
+        """Whether everything runs on this event loop."""
+        return self._loop is asyncio.get_running_loop()
+
     async def ensure_open(self) -> None:
         """Start what has not been started on this event loop; cheap when all runs."""
         loop = asyncio.get_running_loop()

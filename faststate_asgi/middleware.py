@@ -58,7 +58,8 @@ class FastStateMiddleware:
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
         engine = self.faststate
-        await engine.ensure_open()
+        if not engine.is_open_here():
+            await engine.ensure_open()
         if self._is_serving:
             path = route_path(scope) if scope.get("root_path") else scope["path"]
             if path.startswith(self._mount_path) and path[len(self._mount_path) :][:1] == "/":

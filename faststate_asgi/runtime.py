@@ -83,38 +83,30 @@ class Call(Protocol):
 
 
 class _Running:
-    """A call that has begun: repetitions of its request wait here for its answer."""
+    """A call that has begun: repetitions of its request wait here for its answer.
 
-    __slots__ = ("call", "waiters")
+    It is also the token that handler and timeout compete for: ``claim`` is true once.
+    """
+
+    __slots__ = ("call", "is_claimed", "started_at", "task", "timer", "turn", "waiters")
 
     def __init__(self, call: Call, waiter: asyncio.Future[Answer]) -> None:
         self.call = call
         self.waiters = [waiter]
+        self.is_claimed = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.turn: Turn | None = None
+        self.started_at = 0.0
 
-
-class _Clock:
-    """The token that handler and timeout compete for; ``take`` is true once."""
-
-    __slots__ = ("_is_taken", "_on_expiry", "_timer", "started_at")
-
-    def __init__(self, timeout_s: float, on_expiry: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self._is_taken = False
-        self._on_expiry = on_expiry
-        self.started_at = loop.time()
-        self._timer = loop.call_later(timeout_s, self._expire)
-
-    def take(self) -> bool:
+    def claim(self) -> bool:
         """Claim the call; false if it was claimed before."""
-        if self._is_taken:
+        if self.is_claimed:
             return False
-        self._is_taken = True
-        self._timer.cancel()
+        self.is_claimed = True
+        if self.timer is not None:
+            self.timer.cancel()
         return True
-
-    def _expire(self) -> None:
-        if self.take():
-            self._on_expiry()
 
 
 class StreamedCall:
@@ -210,7 +202,7 @@ class Runtime:
     @property
     def active(self) -> int:
         """How many events are running or waiting."""
-        return len(self._tasks)
+        return len(self._calls) + len(self._tasks)
 
     async def run(self, call: Call) -> Answer:
         """Run one event once and return its answer; a repetition of a request gets the first one's.
@@ -230,9 +222,12 @@ class Runtime:
         self._calls.add(running)
         for name in call.names:
             self._running[name] = running
+        coroutine = self._run_remembered(running)
         # Only what cannot wait inside somebody's cancel scope or timeout may take its first steps in this task.
-        is_immediate = call.is_immediate and not self.turns.common_store(call.wanted).is_shared
-        self._own(self._run_remembered(running), is_inline=is_immediate)
+        if call.is_immediate and self.turns.common_store(call.wanted).immediate is not None:
+            self._step(coroutine)
+        else:
+            running.task = asyncio.get_running_loop().create_task(coroutine)
         return await waiter
 
     def _settle(self, running: _Running, answer: Answer) -> None:
@@ -245,16 +240,17 @@ class Runtime:
             if not waiter.done():
                 waiter.set_result(answer)
 
-    def _own(self, coroutine: Coroutine[Any, Any, None], *, is_inline: bool) -> None:
-        """Run a coroutine that nobody else can cancel; one that may run inline takes its first steps here."""
-        context = None
-        if is_inline:
-            context = contextvars.copy_context()
-            try:
-                waiting = context.run(coroutine.send, None)
-            except StopIteration:
-                return
-            coroutine = _rest_of(coroutine, waiting)
+    def _step(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine here as far as it goes without waiting; the rest is a task that nobody else can cancel."""
+        context = contextvars.copy_context()
+        try:
+            waiting = context.run(coroutine.send, None)
+        except StopIteration:
+            return
+        self._own(_rest_of(coroutine, waiting), context)
+
+    def _own(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> None:
+        """Run a coroutine in a task that nobody else can cancel."""
         task = asyncio.get_running_loop().create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -263,7 +259,7 @@ class Runtime:
         """Settle a call with a remembered answer, or run it."""
         call = running.call
         try:
-            answer = None if self._answers.is_shared else await self._recalled(call)
+            answer = None if self._answers.is_shared or not call.names else await self._recalled(call)
             if answer is None:
                 await self._run_once(running)
             else:
@@ -286,25 +282,36 @@ class Runtime:
         call = running.call
         turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
         token = current_turn.set(turn)
-        task = asyncio.current_task() if call.spec.kind is Kind.ASYNC else None
-        clock = _Clock(call.spec.options.timeout_s, lambda: self._expired(running, turn, task))
+        running.turn = turn
+        loop = asyncio.get_running_loop()
+        running.started_at = loop.time()
+        running.timer = loop.call_later(call.spec.options.timeout_s, self._expired, running)
         try:
             if self._answers.is_shared and (known := await self._recalled(call)) is not None:
-                clock.take()
+                running.claim()
                 await turn.release()
                 self._settle(running, known)
                 return
             try:
                 state, arguments = await call.prepare(turn)
-                prepared, answer = await self._invoke(call, turn, state, arguments)
+                if call.spec.kind is Kind.THREAD:
+                    prepared, answer = await self._in_thread(call, turn, state, arguments)
+                else:
+                    result = call.spec.func(state, **arguments)
+                    if call.spec.kind is Kind.ASYNC:
+                        result = await result
+                    prepared = turn.prepare()
+                    answer = call.respond(prepared, result)
             except BaseException as exc:
-                if clock.take():
+                if running.claim():
                     await self._fail(running, turn, exc)
                 return
-            if not clock.take():
+            if not running.claim():
                 return
             remembered = self._remembered(call, answer)
-            if turn.store is self._answers:
+            if turn.store is self._answers and turn.now is not None:
+                turn.commit_now(turn.now, prepared, remembered)
+            elif turn.store is self._answers:
                 await turn.commit(prepared, remembered)
             else:
                 # NOTE: the state and the answer live in two stores; a crash between the two calls forgets the answer.
@@ -314,7 +321,7 @@ class Runtime:
             self.events_run += 1
             call.committed(prepared.updates)
             if logger.isEnabledFor(logging.INFO):
-                self._log(call, prepared, clock)
+                self._log(running, prepared)
             self._settle(running, answer)
         finally:
             current_turn.reset(token)
@@ -334,26 +341,29 @@ class Runtime:
         finally:
             self._settle(running, answer)
 
-    async def _invoke(
+    async def _in_thread(
         self, call: Call, turn: Turn, state: ReactiveState, arguments: dict[str, Any]
     ) -> tuple[Prepared, Answer]:
-        """Call the handler the way it wants, and make everything that can fail before the commit."""
-        func, kind = call.spec.func, call.spec.kind
-        if kind is Kind.INLINE:
-            return _concluded(call, turn, func(state, **arguments))
-        if kind is Kind.ASYNC:
-            return _concluded(call, turn, await func(state, **arguments))
-        context = contextvars.copy_context()
-        return await self._workers.run(lambda: context.run(lambda: _concluded(call, turn, func(state, **arguments))))
+        """Call a handler in a worker thread, and make everything there that can fail before the commit."""
 
-    def _expired(self, running: _Running, turn: Turn, task: asyncio.Task[Any] | None) -> None:
+        def work() -> tuple[Prepared, Answer]:
+            result = call.spec.func(state, **arguments)
+            prepared = turn.prepare()
+            return prepared, call.respond(prepared, result)
+
+        context = contextvars.copy_context()
+        return await self._workers.run(lambda: context.run(work))
+
+    def _expired(self, running: _Running) -> None:
         """Settle a call whose time is over: its turn passes on, what its handler still does is ignored."""
-        call = running.call
+        call, turn = running.call, running.turn
+        if turn is None or not running.claim():
+            return
         logger.error("event %s on %s timed out", call.spec.path, call.plan.name)
         exc = TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
-        self._own(self._fail(running, turn, exc), is_inline=False)
-        if task is not None:
-            task.cancel()
+        self._own(self._fail(running, turn, exc))
+        if running.task is not None and call.spec.kind is Kind.ASYNC:
+            running.task.cancel()
 
     async def _remember_failure(self, call: Call, exc: BaseException, answer: Answer) -> None:
         """Remember the answer of a handler that ran and failed; refusals are not remembered."""
@@ -366,11 +376,13 @@ class Runtime:
             return ()
         if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:
             answer = Answer(answer.digest, answer.status, answer.headers, None)
-        names = tuple(dict.fromkeys((*call.names, *call.late_names())))
+        late = call.late_names()
+        names = call.names if not late or late[0] in call.names else (*call.names, *late)
         return (Remember(names, answer, self._idempotency_ttl_s, call.owner),)
 
-    def _log(self, call: Call, prepared: Prepared, clock: _Clock) -> None:
-        duration_ms = (asyncio.get_running_loop().time() - clock.started_at) * 1000
+    def _log(self, running: _Running, prepared: Prepared) -> None:
+        call = running.call
+        duration_ms = (asyncio.get_running_loop().time() - running.started_at) * 1000
         version = prepared.updates[0].version if prepared.updates else "-"
         logger.info(
             "event %s key=%s version=%s %.1f ms",
@@ -403,7 +415,7 @@ class Runtime:
         streamed = StreamedCall(call.digest)
         for name in call.names:
             self._streamed[name] = streamed
-        self._own(self._run_generator(call, streamed), is_inline=False)
+        self._own(self._run_generator(call, streamed))
         return streamed
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:
@@ -539,24 +551,29 @@ class Runtime:
         """Refuse new events and wait until those that run have ended, at most ``timeout_s``."""
         self.is_draining = True
         deadline = time.monotonic() + timeout_s
-        while self._tasks and (left_s := deadline - time.monotonic()) > 0:
-            await asyncio.wait(list(self._tasks), timeout=left_s)
+        while (tasks := self._all_tasks()) and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(tasks, timeout=left_s)
         self.give_up()
 
     def give_up(self) -> None:
         """Answer 503 for every call that still runs, and cancel what can be cancelled."""
         stopping = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+        for task in self._all_tasks():
+            task.cancel()
         for running in list(self._calls):
             self._settle(running, running.call.failed(stopping))
-        for task in list(self._tasks):
-            task.cancel()
+
+    def _all_tasks(self) -> list[asyncio.Task[Any]]:
+        """Return the tasks of calls and everything else that runs."""
+        return [*self._tasks, *(running.task for running in self._calls if running.task is not None)]
 
     async def aclose(self) -> None:
         """End what is still running; handlers in threads keep their thread until they return."""
-        for task in list(self._tasks):
+        tasks = self._all_tasks()
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=1)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
         self._workers.close()
 
 
@@ -605,12 +622,6 @@ class _Segments:
         except Exception:
             logger.exception("a generator event failed while it was closed")
         self.is_done = True
-
-
-def _concluded(call: Call, turn: Turn, result: Any) -> tuple[Prepared, Answer]:
-    """Return what is to be committed and answered; whatever can fail fails here."""
-    prepared = turn.prepare()
-    return prepared, call.respond(prepared, result)
 
 
 async def _rest_of(coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigurationError, LeaseLostError, NestedTurnError, OverloadedError, StateNotFoundError
@@ -16,7 +16,7 @@ from .keys import StateKey
 from .patches import Json
 from .registry import StatePlan
 from .state import Bond, ReactiveState, bind, bond_of
-from .stores.base import NO_VERSION, Lease, Remember, Snapshot, Store, Write
+from .stores.base import NO_VERSION, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 
 
@@ -119,13 +119,15 @@ def _no_writes() -> list[Write]:
     return []
 
 
-@dataclass(slots=True)
 class Prepared:
     """What a turn is about to commit: everything that could fail has not."""
 
-    commit_id: str
-    updates: list[Update] = field(default_factory=_no_updates)
-    writes: list[Write] = field(default_factory=_no_writes)
+    __slots__ = ("commit_id", "updates", "writes")
+
+    def __init__(self, commit_id: str) -> None:
+        self.commit_id = commit_id
+        self.updates: list[Update] = []
+        self.writes: list[Write] = []
 
 
 class Turn:
@@ -137,12 +139,13 @@ class Turn:
         store: where all of them live.
     """
 
-    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "store")
+    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "store")
 
     def __init__(self, owner: Turns, keys: tuple[StateKey, ...], store: Store) -> None:
         self._owner = owner
         self.keys = keys
         self.store = store
+        self.now = store.immediate
         self.lease: Lease | None = None
         self.entries: dict[StateKey, Entry] = {}
         self.is_active = True
@@ -153,8 +156,12 @@ class Turn:
         Raises:
             StateNotFoundError: it was never stored and has required fields.
         """
-        assert self.lease is not None, "load() belongs inside the turn"
-        entry = self._owner.entry(plan, key, self.lease.snapshots[key], may_create=may_create)
+        if self.now is not None:
+            snapshot = self.now.peek(key)
+        else:
+            assert self.lease is not None, "load() belongs inside the turn"
+            snapshot = self.lease.snapshots[key]
+        entry = self._owner.entry(plan, key, snapshot, may_create=may_create)
         self.entries[key] = entry
         return entry
 
@@ -181,6 +188,9 @@ class Turn:
 
     async def commit(self, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
         """Store everything at once and tell the pages; the turn is given back."""
+        if self.now is not None:
+            self.commit_now(self.now, prepared, remember)
+            return
         assert self.lease is not None, "commit() belongs inside the turn"
         lease = self.lease
         if prepared.writes:
@@ -191,6 +201,16 @@ class Turn:
         if prepared.updates:
             self._owner.announce(prepared.updates)
         await self.release()
+
+    def commit_now(self, store: ImmediateStore, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
+        """Do what ``commit`` does where nothing waits."""
+        assert self.is_active, "commit() belongs inside the turn"
+        store.apply(prepared.writes, remember)
+        if prepared.updates:
+            self._owner.announce(prepared.updates)
+        self.is_active = False
+        for key in self.keys:
+            self._owner.mailboxes.leave(key)
 
     async def release(self) -> None:
         """Give the turn back, without a change if nothing was committed; idempotent."""
@@ -252,6 +272,8 @@ class Turns:
         self.refuse_nested(wanted)
         store = self.common_store(wanted)
         keys = (wanted[0][1],) if len(wanted) == 1 else tuple(sorted({key for _, key in wanted}))
+        if store.immediate is not None:
+            return await self._take_here(keys, store, wait_s)
         entered: list[StateKey] = []
         try:
             for key in keys:
@@ -260,13 +282,26 @@ class Turns:
                 entered.append(key)
             turn = Turn(self, keys, store)
             turn.lease = await store.acquire(keys, wait_s=wait_s)
-            if store.is_shared:
-                self._leased[turn] = None
+            self._leased[turn] = None
         except BaseException:
             for key in entered:
                 self.mailboxes.leave(key)
             raise
         return turn
+
+    async def _take_here(self, keys: tuple[StateKey, ...], store: Store, wait_s: float) -> Turn:
+        """Take a turn in this process's own memory: the queue alone is the turn."""
+        entered: list[StateKey] = []
+        try:
+            for key in keys:
+                if not self.mailboxes.try_enter(key):
+                    await self.mailboxes.enter(key, wait_s)
+                entered.append(key)
+        except BaseException:
+            for key in entered:
+                self.mailboxes.leave(key)
+            raise
+        return Turn(self, keys, store)
 
     def forget(self, turn: Turn) -> None:
         """Renew a turn's lease no more."""

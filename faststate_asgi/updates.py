@@ -6,7 +6,6 @@ Everything that can fail (a value no page can hold, a fragment that raises) fail
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from . import frames
 from .answers import markup_of
@@ -18,15 +17,6 @@ from .state import ReactiveState, signal_name
 
 
 # As a factory ``list[bytes]`` would cost more than the list itself, at every event.
-def _no_fragments() -> dict[str, bytes]:
-    return {}
-
-
-def _no_elements() -> list[bytes]:
-    return []
-
-
-@dataclass(slots=True)
 class Update:
     """One commit on one state.
 
@@ -41,26 +31,51 @@ class Update:
         patch: the same as a merge patch.
         removed: those of ``values`` that are objects and lost keys.
         fragments: rendered fragments as frames, by name.
-        elements: frames that are sent once to every open stream of the state.
+
+    ``elements`` are frames that are sent once to every open stream of the state.
     """
 
-    plan: StatePlan
-    key: StateKey
-    before: str
-    version: str
-    data: bytes | None
-    names: tuple[str, ...]
-    values: dict[str, Json]
-    patch: dict[str, Json]
-    removed: tuple[str, ...] = ()
-    fragments: dict[str, bytes] = field(default_factory=_no_fragments)
-    elements: list[bytes] = field(default_factory=_no_elements)
+    __slots__ = (
+        "_frames",
+        "before",
+        "data",
+        "elements",
+        "fragments",
+        "key",
+        "names",
+        "patch",
+        "plan",
+        "removed",
+        "values",
+        "version",
+    )
+
+    def __init__(
+        self,
+        plan: StatePlan,
+        key: StateKey,
+        before: str,
+        version: str,
+        data: bytes | None,
+        names: tuple[str, ...],
+        values: dict[str, Json],
+        patch: dict[str, Json],
+        removed: tuple[str, ...] = (),
+        fragments: dict[str, bytes] | None = None,
+    ) -> None:
+        self.plan, self.key, self.before, self.version = plan, key, before, version
+        self.data, self.names, self.values, self.patch, self.removed = data, names, values, patch, removed
+        self.fragments: dict[str, bytes] = {} if fragments is None else fragments
+        self.elements: list[bytes] = []
+        self._frames: list[bytes] | None = None
 
     @property
     def frames(self) -> list[bytes]:
-        """The frames that bring a page from ``before`` to ``version``, without one-off elements."""
-        path = signal_path(self.plan, self.key)
-        return [*signal_frames(path, self.patch, self.removed), *self.fragments.values()]
+        """The frames that bring a page from ``before`` to ``version``, made once, without one-off elements."""
+        if self._frames is None:
+            path = signal_path(self.plan, self.key) if self.plan.namespace is not None else ()
+            self._frames = [*signal_frames(path, self.patch, self.removed), *self.fragments.values()]
+        return self._frames
 
 
 def signal_path(plan: StatePlan, key: StateKey) -> tuple[str, ...]:
@@ -75,7 +90,7 @@ def signal_frames(path: tuple[str, ...], patch: Mapping[str, Json], removed: Ite
     blanks = dict.fromkeys(removed, "")
     result = [frames.signals(nest(path, blanks))] if blanks else []
     if patch:
-        result.append(frames.signals(nest(path, dict(patch))))
+        result.append(frames.signals(nest(path, patch)))
     return result
 
 
@@ -115,6 +130,9 @@ def make_update(
         InvalidStateError: a value that no page can hold, or a fragment that is none.
     """
     codec = plan.codec
+    if codec.is_simple and not plan.cls.__faststate_fragments__:
+        values = codec.wire_values(state, names)
+        return Update(plan, key, *versions, data, names, values, values)
     public = [name for name in names if name in codec.public]
     values = codec.wire_values(state, [*public, *codec.computed])
     patch: dict[str, Json] = values

@@ -75,8 +75,9 @@ class ChatState(ReactiveState):
         return log_of(self.messages)
 
 
-state_registry.register(VisitorState, StateConfig())
-state_registry.register(ChatState, StateConfig(scope=StateScope.GLOBAL, namespace="chat"))
+# Both in the durable store, because they change together; a name goes when its visitor has long been silent.
+state_registry.register(VisitorState, StateConfig(auto_persist=True, ttl=90 * 24 * 3600, expire=True))
+state_registry.register(ChatState, StateConfig(scope=StateScope.GLOBAL, namespace="chat", auto_persist=True))
 
 
 async def page(req: Request, chat: ChatState, visitor: VisitorState) -> tuple[FT, ...]:

@@ -55,7 +55,8 @@ class ContactState(ReactiveState):
         return Dispatch("contact-sent")
 
 
-state_registry.register(ContactState, StateConfig(namespace="contact"))
+# What was typed is personal: a day is enough to finish the form.
+state_registry.register(ContactState, StateConfig(namespace="contact", ttl=24 * 3600))
 
 
 def name_error(name: str) -> str:

@@ -35,7 +35,7 @@ class CounterState(ReactiveState):
         return curve_of(self.recent)
 
 
-state_registry.register(CounterState, StateConfig(scope=StateScope.GLOBAL, namespace="counter"))
+state_registry.register(CounterState, StateConfig(scope=StateScope.GLOBAL, namespace="counter", auto_persist=True))
 
 
 async def page(req: Request, counter: CounterState) -> tuple[FT, ...]:

@@ -41,7 +41,8 @@ class HomeState(ReactiveState):
         self.count = 0
 
 
-state_registry.register(HomeState, StateConfig())
+# As long as a session can last without a change.
+state_registry.register(HomeState, StateConfig(ttl=90 * 24 * 3600))
 
 
 async def page(req: Request, home: HomeState) -> tuple[FT, ...]:
@@ -91,14 +92,17 @@ def _note(home: HomeState) -> FT:
     """Return the text that is bound both ways."""
     return card(
         "A text, bound both ways",
-        Label("Your note", fr="note"),
-        Input(
-            _two_way(),
-            id="note",
-            value=home.note,
-            maxlength=str(NOTE_LENGTH),
-            autocomplete="off",
-            placeholder="Type here, read it in the other tab",
+        Div(
+            Label("Your note", fr="note"),
+            Input(
+                _two_way(),
+                id="note",
+                value=home.note,
+                maxlength=str(NOTE_LENGTH),
+                autocomplete="off",
+                placeholder="Type here, read it in the other tab",
+            ),
+            cls="field",
         ),
         P(
             Span("The page says: "),

@@ -57,7 +57,8 @@ class JobState(ReactiveState):
             self.doing, self.running = "Turned back.", False
 
 
-state_registry.register(JobState, StateConfig(namespace="job"))
+# A voyage that a restart has cut off is forgotten after an hour.
+state_registry.register(JobState, StateConfig(namespace="job", ttl=3600))
 
 
 def step_seconds() -> float:

@@ -1,6 +1,7 @@
 """The sample site: ``uvicorn sample_site.main:app --port 5001``.
 
-With ``FASTSTATE_DEBUG=true`` it runs as it is; elsewhere it needs a ``FASTSTATE_SECRET_KEY``.
+With ``FASTSTATE_DEBUG=true`` it runs as it is; elsewhere it needs a ``FASTSTATE_SECRET_KEY`` and the tables that
+``python -m faststate_asgi create-tables`` makes. ``FASTSTATE_STORE`` says where its states live; the default is memory.
 """
 
 from pathlib import Path

@@ -70,7 +70,7 @@ class ProductState(ReactiveState):
 
 state_registry.register(
     ProductState,
-    StateConfig(scope=StateScope.RECORD, record_key="record_id", namespace="product", public=True),
+    StateConfig(scope=StateScope.RECORD, record_key="record_id", namespace="product", public=True, auto_persist=True),
 )
 
 

@@ -27,7 +27,7 @@ class ReportState(ReactiveState):
 
 state_registry.register(
     ReportState,
-    StateConfig(scope=StateScope.GLOBAL, namespace="report", permissions=("reports.read",)),
+    StateConfig(scope=StateScope.GLOBAL, namespace="report", permissions=("reports.read",), auto_persist=True),
 )
 
 

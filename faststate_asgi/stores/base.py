@@ -92,6 +92,22 @@ class Lease:
     snapshots: Mapping[StateKey, Snapshot | None] = field(default_factory=dict[StateKey, Snapshot | None])
 
 
+class ImmediateStore(Protocol):
+    """What a store in this process can do besides: no waiting, and so no lease either; the caller's queue is the turn."""
+
+    def peek(self, key: StateKey) -> Snapshot | None:
+        """Return what is stored."""
+        ...
+
+    def apply(self, writes: Sequence[Write], remember: Sequence[Remember]) -> None:
+        """Store writes and answers at once."""
+        ...
+
+    def recall_now(self, names: Sequence[str]) -> Answer | None:
+        """Return the answer kept under any of the names."""
+        ...
+
+
 class Store(Protocol):
     """Keeps states, small records and idempotency answers.
 
@@ -104,6 +120,8 @@ class Store(Protocol):
     name: str
     is_shared: bool
     """Whether other processes see the same states."""
+    immediate: ImmediateStore | None
+    """The store itself if nothing in it ever waits, which makes leases needless; None for every other."""
 
     async def open(self) -> None:
         """Connect; idempotent."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import LeaseLostError, OverloadedError, StoreUnavailableError
 from ..keys import StateKey, StateScope
-from .base import NO_VERSION, Answer, Lease, Remember, Snapshot, Write
+from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 
 ANSWERS_PER_OWNER = 1000
 _OWNED = frozenset({StateScope.SESSION, StateScope.COMPONENT})
@@ -27,6 +27,7 @@ class MemoryStore:
     is_shared = False
 
     def __init__(self, max_answers: int = 200_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self.immediate: ImmediateStore | None = self
         self._clock = clock
         self._max_answers = max_answers
         self._states: dict[StateKey, Snapshot] = {}
@@ -62,7 +63,8 @@ class MemoryStore:
 
     # -- states ------------------------------------------------------------------------------------------------------
 
-    def _get(self, key: StateKey) -> Snapshot | None:
+    def peek(self, key: StateKey) -> Snapshot | None:
+        """Return what is stored."""
         if self._expiry:
             expiry = self._expiry.get(key)
             if expiry is not None and expiry[0] <= self._clock():
@@ -73,7 +75,7 @@ class MemoryStore:
     async def read(self, keys: Sequence[StateKey]) -> list[Snapshot | None]:
         """Return what is stored."""
         self._check_open()
-        return [self._get(key) for key in keys]
+        return [self.peek(key) for key in keys]
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
         """Take the turn; others wait in the order in which they came."""
@@ -83,7 +85,7 @@ class MemoryStore:
             deadline = deadline or self._clock() + wait_s
             await self._wait_until_free(held, deadline)
         self._fence += 1
-        lease = Lease(tuple(keys), self._fence, "", {key: self._get(key) for key in keys})
+        lease = Lease(tuple(keys), self._fence, "", {key: self.peek(key) for key in keys})
         for key in keys:
             self._leases[key] = lease
         return lease
@@ -125,18 +127,23 @@ class MemoryStore:
             return
         self._check_held(lease)
         for write in writes:
-            stored = self._get(write.key)
+            stored = self.peek(write.key)
             if (NO_VERSION if stored is None else stored.version) != write.before:
                 raise LeaseLostError("The state was changed meanwhile; please try again")
-        for write in writes:
-            self._put(write)
-        for item in remember:
-            self._keep(item)
+        self.apply(writes, remember)
         self._commits[commit_id] = None
         if len(self._commits) > 1024:
             self._commits.popitem(last=False)
         if release:
             self._free(lease)
+
+    def apply(self, writes: Sequence[Write], remember: Sequence[Remember]) -> None:
+        """Store writes and answers at once."""
+        self._check_open()
+        for write in writes:
+            self._put(write)
+        for item in remember:
+            self._keep(item)
 
     def _put(self, write: Write) -> None:
         key = write.key
@@ -181,7 +188,7 @@ class MemoryStore:
         """Move expiry to a full ttl from now."""
         now = self._clock()
         for key, ttl_s in keys:
-            if key in self._expiry and self._get(key) is not None:
+            if key in self._expiry and self.peek(key) is not None:
                 self._expiry[key] = (now + ttl_s, ttl_s)
 
     async def delete_session(self, session_id: str, *, keep: Collection[StateKey] = ()) -> list[StateKey]:
@@ -199,6 +206,10 @@ class MemoryStore:
     # -- answers and records -----------------------------------------------------------------------------------------
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
+        """Return a kept answer."""
+        return self.recall_now(names)
+
+    def recall_now(self, names: Sequence[str]) -> Answer | None:
         """Return a kept answer."""
         self._check_open()
         for name in names:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from ..errors import FastStateError, LeaseLostError, MissingDependencyError, OverloadedError, StoreUnavailableError
 from ..keys import StateKey, StateScope
 from ..messages import Published, encode
-from .base import NO_VERSION, Answer, Lease, Remember, Snapshot, Write
+from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 
 try:
     from redis.asyncio import BlockingConnectionPool, Redis
@@ -39,6 +39,7 @@ SESSIONS_S = 90 * 86400
 POLL_S = (0.003, 0.03)
 TRIES = 3
 POOL_SIZE = 64
+UNREADABLE = Snapshot("?", b"")
 _OWNED = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -78,6 +79,7 @@ class RedisStore:
 
     name = "redis"
     is_shared = True
+    immediate: ImmediateStore | None = None
 
     def __init__(self, url: str, *, lease_s: float, timeout_s: float, origin: str | None = None) -> None:
         self.origin = origin or secrets.token_hex(8)
@@ -151,10 +153,14 @@ class RedisStore:
             async with client.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     pipeline.hmget(state_name(key), ["v", "d", "s"])
-                result: list[Any] = await pipeline.execute()
-                return result
+                # One key of another form must not make the others unreadable.
+                result: list[Any] = await pipeline.execute(raise_on_error=False)
+            for found in result:
+                if isinstance(found, Exception) and not str(found).startswith("WRONGTYPE"):
+                    raise found
+            return result
 
-        return [_snapshot(*found) for found in await self._call(run)]
+        return [UNREADABLE if isinstance(found, Exception) else _snapshot(*found) for found in await self._call(run)]
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
@@ -324,7 +330,7 @@ def _snapshot(version: bytes | None, data: bytes | None, shape: bytes | None) ->
     """Return a stored state; what is no state of ours is none."""
     if not version or data is None:
         return None
-    return Snapshot(version.decode(), data, (shape or b"").decode())
+    return Snapshot(version.decode(errors="replace"), data, (shape or b"").decode(errors="replace"))
 
 
 def _leases(lease: Lease) -> list[str]:

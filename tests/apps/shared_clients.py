@@ -4,10 +4,12 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+import pytest
 
 from faststate_asgi.testing.sse import FrameReader, apply
 from tests.conftest import Serve
@@ -16,6 +18,14 @@ from tests.services import SiteServer
 APP = "tests.apps.shared_site:app"
 HAPPY = (200, 204)
 Cookies = dict[str, str]
+STORES = [
+    "sqlite",
+    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("postgres", marks=pytest.mark.postgres),
+]
+"""The kinds of stores that processes share, as parameters of a fixture that returns `store_of`."""
+FEWER_STORES = [*STORES[:2], pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.full])]
+"""The same for tests that mostly wait: PostgreSQL, which runs SQLite's statements, only in full runs."""
 
 
 def new_client(**options: Any) -> httpx.AsyncClient:
@@ -27,6 +37,14 @@ def new_client(**options: Any) -> httpx.AsyncClient:
 def settings_of(url: str, **settings: Any) -> dict[str, str]:
     """Return the environment of a server on a store."""
     return {"FASTSTATE_STORE": url, **{f"FASTSTATE_{name.upper()}": str(value) for name, value in settings.items()}}
+
+
+def store_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the address of an empty store of the kind that a fixture's parameter names."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{folder}/shared.db"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 async def serve_many(serve: Serve, count: int, env: dict[str, str], *args: str) -> list[SiteServer]:
@@ -59,7 +77,9 @@ class Tab:
         self._task = asyncio.create_task(self._stay())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -134,7 +154,9 @@ async def all_show(tabs: Sequence[Tab], path: str, value: Any, within_s: float =
     await asyncio.gather(*(tab.shows(path, value, within_s) for tab in tabs))
 
 
-async def post(client: httpx.AsyncClient, site_url: str, event: str, key: str | None = None, **data: Any) -> httpx.Response:
+async def post(
+    client: httpx.AsyncClient, site_url: str, event: str, key: str | None = None, **data: Any
+) -> httpx.Response:
     """Return the answer to one event."""
     headers = {} if key is None else {"idempotency-key": key}
     return await client.post(f"{site_url}/faststate/events/{event}", json=data, headers=headers)

@@ -124,6 +124,24 @@ async def forget(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(await context.engine.clear_session_states(context.session_id)))
 
 
+async def move(request: Request) -> PlainTextResponse:
+    """Move one from an item to another; an item may owe."""
+    source, target = request.query_params["source"], request.query_params["target"]
+    context: RequestContext = request.scope["faststate"]
+    async with context.transaction((Item, source), (Item, target)) as (giver, taker):
+        giver.count -= 1
+        await asyncio.sleep(0)
+        taker.count += 1
+    return PlainTextResponse("moved")
+
+
+async def add_up(request: Request) -> PlainTextResponse:
+    """Show what two items have together."""
+    context: RequestContext = request.scope["faststate"]
+    items = [await context.get(Item, record_id=request.query_params[name]) for name in ("first", "second")]
+    return PlainTextResponse(str(sum(item.count for item in items)))
+
+
 async def tasks(request: Request) -> PlainTextResponse:
     """Show how many tasks this process has."""
     return PlainTextResponse(str(len(asyncio.all_tasks())))
@@ -145,7 +163,14 @@ def make_registry() -> StateRegistry:
 
 app = FastStateMiddleware(
     Starlette(
-        routes=[Route("/", page), Route("/words", words), Route("/forget", forget), Route("/tasks", tasks)],
+        routes=[
+            Route("/", page),
+            Route("/words", words),
+            Route("/forget", forget),
+            Route("/move", move, methods=["POST"]),
+            Route("/sum", add_up),
+            Route("/tasks", tasks),
+        ],
     ),
     registry=make_registry(),
     secret_key=SECRET,

@@ -8,26 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps.shared_clients import APP, all_show, clickers, new_client, post, serve_many, settings_of, tabs_on, visitor
+from tests.apps.shared_clients import (
+    APP,
+    FEWER_STORES,
+    STORES,
+    all_show,
+    clickers,
+    new_client,
+    post,
+    serve_many,
+    settings_of,
+    store_of,
+    tabs_on,
+    visitor,
+)
 from tests.conftest import Serve
 from tests.services import SiteServer
 
 pytestmark = pytest.mark.anyio
 LEASE_S = 1.0
-KINDS = [
-    "sqlite",
-    pytest.param("redis", marks=pytest.mark.redis),
-    pytest.param("postgres", marks=pytest.mark.postgres),
-]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/shared.db"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    return store_of(request, tmp_path)
 
 
 class Fleet:
@@ -88,6 +93,7 @@ async def test_every_click_counts_once_while_servers_are_killed(
         assert max(person.slowest_s for person in people) < (2 * LEASE_S + 3) * slack
 
 
+@pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
 async def test_the_turn_of_a_killed_server_is_free_when_its_lease_is_over(
     serve: Serve, store_url: str, slack: float
 ) -> None:
@@ -110,14 +116,16 @@ async def test_the_turn_of_a_killed_server_is_free_when_its_lease_is_over(
             await holding
 
 
+@pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(300)])])
 async def test_a_server_that_was_asleep_beyond_its_lease_cannot_overwrite_what_happened_meanwhile(
-    serve: Serve, store_url: str
+    serve: Serve, store_url: str, times: int
 ) -> None:
     env = settings_of(store_url, lease=LEASE_S)
     sleeper, other = await serve_many(serve, 2, env)
     async with new_client() as client:
         await visitor(client, sleeper.url)
-        for number in range(1, 4):
+        for number in range(1, times + 1):
             holding = asyncio.create_task(post(client, sleeper.url, "Counter/hold", seconds=0.6))
             await asyncio.sleep(0.3)
             sleeper.process.send_signal(signal.SIGSTOP)

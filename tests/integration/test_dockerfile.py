@@ -63,6 +63,11 @@ def test_a_healthy_container_serves_the_sample_site(container: tuple[subprocess.
     assert "data-on:click" in page.text
 
 
+@pytest.mark.usefixtures("container")
+def test_the_data_are_in_the_folder_for_a_volume(image: Image) -> None:
+    assert (image.root / "app" / "data" / "sample.db").is_file()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_the_container_does_not_run_as_root(container: tuple[subprocess.Popen[bytes], int]) -> None:
     site, _ = container
@@ -78,7 +83,7 @@ def test_the_image_holds_the_package_with_its_data_and_no_tests(image: Image) ->
     package = next(image.root.glob("opt/venv/lib/python3*/site-packages/faststate_asgi"))
     assert (package / "py.typed").is_file()
     assert not list(image.root.glob("opt/venv/lib/python3*/site-packages/tests"))
-    assert sorted(path.name for path in (image.root / "app").iterdir()) == ["sample_site"]
+    assert sorted(path.name for path in (image.root / "app").iterdir()) == ["data", "sample_site"]
 
 
 def test_secrets_and_databases_never_reach_the_builder() -> None:

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps.shared_clients import all_show, clickers, new_client, post, serve_many, settings_of, tabs_on, visitor
+from tests.apps.shared_clients import (
+    FEWER_STORES,
+    STORES,
+    all_show,
+    clickers,
+    new_client,
+    post,
+    serve_many,
+    settings_of,
+    store_of,
+    tabs_on,
+    visitor,
+)
 from tests.conftest import Serve
 from tests.services import SiteServer
 
@@ -14,13 +26,10 @@ pytestmark = pytest.mark.anyio
 CLIENTS = 8
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis), pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/shared.db"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    return store_of(request, tmp_path)
 
 
 async def bump_everything(sites: Sequence[SiteServer], bumps: int, streams: int) -> None:
@@ -85,21 +94,25 @@ async def test_one_click_that_reaches_two_servers_at_once_runs_once(serve: Serve
     async with new_client() as client:
         await visitor(client, sites[0].url)
         for number in range(1, 11):
-            answers = await asyncio.gather(*(post(client, site.url, "Counter/bump", f"click-{number}") for site in sites))
+            answers = await asyncio.gather(
+                *(post(client, site.url, "Counter/bump", f"click-{number}") for site in sites)
+            )
             assert [answer.status_code for answer in answers] == [200, 200]
             assert len({answer.text for answer in answers}) == 1
         final = await post(client, sites[1].url, "Counter/bump", "the-last")
         assert '"count":11' in final.text
 
 
+@pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
+@pytest.mark.parametrize("seconds", [2.5, pytest.param(10, marks=pytest.mark.full)])
 async def test_an_event_that_holds_its_turn_beyond_the_lease_commits_and_delays_no_other_key(
-    serve: Serve, store_url: str, slack: float
+    serve: Serve, store_url: str, slack: float, seconds: float
 ) -> None:
-    sites = await serve_many(serve, 2, settings_of(store_url, lease=1))
+    sites = await serve_many(serve, 2, settings_of(store_url, lease=0.8))
     loop = asyncio.get_running_loop()
     async with new_client() as holder, new_client() as other:
         await visitor(other, sites[0].url)
-        holding = asyncio.create_task(post(holder, sites[0].url, "Counter/hold", seconds=4))
+        holding = asyncio.create_task(post(holder, sites[0].url, "Counter/hold", seconds=seconds))
         slowest_s = 0.0
         count = 0
         while not holding.done():
@@ -115,3 +128,24 @@ async def test_an_event_that_holds_its_turn_beyond_the_lease_commits_and_delays_
         assert '"count":1' in answer.text
         assert count > 8
         assert slowest_s < 1 * slack
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(500, marks=[pytest.mark.full, pytest.mark.timeout(300)])])
+async def test_what_two_servers_move_between_two_states_is_neither_lost_nor_made_nor_stuck(
+    serve: Serve, store_url: str, times: int
+) -> None:
+    sites = await serve_many(serve, 2, settings_of(store_url))
+    async with new_client() as client:
+        for _ in range(3):  # the two states have different pasts
+            await post(client, sites[0].url, "Item/bump?record_id=1")
+
+        async def move(number: int) -> None:
+            for turn in range(times):
+                source, target = (1, 2) if (number + turn) % 2 else (2, 1)
+                url = f"{sites[number % 2].url}/move?source={source}&target={target}"
+                answer = await client.post(url)
+                assert answer.status_code == 200, answer.text
+
+        await asyncio.gather(*(move(number) for number in range(4)))
+        sums = [(await client.get(f"{site.url}/sum?first=1&second=2")).text for site in sites]
+        assert sums == ["3", "3"]

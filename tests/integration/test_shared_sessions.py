@@ -8,25 +8,29 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.apps.shared_clients import APP, Tab, new_client, post, serve_many, settings_of, visitor
+from faststate_asgi.backends import worker_count
+from tests.apps.shared_clients import (
+    APP,
+    FEWER_STORES,
+    STORES,
+    Tab,
+    new_client,
+    post,
+    serve_many,
+    settings_of,
+    store_of,
+    visitor,
+)
 from tests.conftest import Serve
 from tests.services import ROOT, SiteServer, free_port, http_answers, site_environment, spawn
 
 pytestmark = pytest.mark.anyio
-KINDS = [
-    "sqlite",
-    pytest.param("redis", marks=pytest.mark.redis),
-    pytest.param("postgres", marks=pytest.mark.postgres),
-]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/shared.db"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    return store_of(request, tmp_path)
 
 
 @pytest.fixture
@@ -93,6 +97,7 @@ async def test_the_states_of_a_session_can_be_cleared_at_any_process(pair: list[
         assert '"count":1' in (await post(client, there, "Own/bump")).text
 
 
+@pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
 async def test_states_go_after_their_time_to_live_unless_durable_or_watched(serve: Serve, store_url: str) -> None:
     sites = await serve_many(serve, 2, settings_of(store_url) | {"TTL_S": "1"})
     here, there = (site.url for site in sites)
@@ -103,7 +108,7 @@ async def test_states_go_after_their_time_to_live_unless_durable_or_watched(serv
         assert (await client.get(there + "/words")).text == "Brief,Kept,Expiring"
         async with Tab(there, "Brief") as tab:
             await tab.shows("Brief.word", "Brief")
-            until = loop.time() + 3
+            until = loop.time() + 2.2
             while loop.time() < until:
                 seen = (await client.get(here + "/words")).text.split(",")
                 assert seen[:2] == ["Brief", "Kept"]
@@ -117,6 +122,7 @@ async def test_states_go_after_their_time_to_live_unless_durable_or_watched(serv
         assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
 async def test_what_has_expired_is_deleted_from_the_store_too(serve: Serve, store_url: str) -> None:
     (site,) = await serve_many(serve, 1, settings_of(store_url) | {"TTL_S": "0.5"})
     async with new_client() as client:
@@ -128,13 +134,35 @@ async def test_what_has_expired_is_deleted_from_the_store_too(serve: Serve, stor
 
 
 @pytest.mark.parametrize(
+    ("command", "env", "workers"),
+    [
+        ("/bin/uvicorn app:app --workers 2", {}, 2),
+        ("/lib/uvicorn/__main__.py app:app --workers=3", {}, 3),
+        ("/lib/uvicorn/__main__.py app:app", {"WEB_CONCURRENCY": "4"}, 4),
+        ("/lib/uvicorn/__main__.py app:app --workers 1", {"WEB_CONCURRENCY": "4"}, 1),
+        ("/lib/uvicorn/__main__.py app:app --reload", {"WEB_CONCURRENCY": "4"}, 1),
+        ("/bin/gunicorn -w 4 app:app", {}, 4),
+        ("/bin/fastapi run --workers 4", {}, 4),
+        ("script.py -w 4", {"WEB_CONCURRENCY": "4"}, 1),
+    ],
+)
+def test_several_workers_are_noticed_however_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, command: str, env: dict[str, str], workers: int
+) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", command.split())
+    assert worker_count() == workers
+
+
+@pytest.mark.parametrize(
     ("command", "env"),
     [
         (["-m", "uvicorn", APP, "--workers", "2"], {}),
-        (["-m", "uvicorn", APP, "--workers=2"], {}),
-        (["-m", "uvicorn", APP], {"WEB_CONCURRENCY": "2"}),
+        pytest.param(["-m", "uvicorn", APP], {"WEB_CONCURRENCY": "2"}, marks=pytest.mark.full),
     ],
-    ids=["workers", "workers=", "environment"],
+    ids=["workers", "environment"],
 )
 async def test_memory_under_several_workers_is_refused_with_one_sentence_and_a_closed_port(
     tmp_path: Path, command: list[str], env: dict[str, str]
