@@ -30,7 +30,7 @@ LIVE_HEADER = "'FastState-Live': ($_faststate.error = '', $_faststate.live)"
 _OPTION = re.compile(r"[A-Za-z_]\w*")
 
 
-class js(str):  # noqa: N801 - reads like a literal where it is used
+class Expression(str):
     """A JavaScript expression for the browser, such as ``js("$step * 2")``.
 
     It is put into the page as it is: never build one from what a user typed.
@@ -39,9 +39,18 @@ class js(str):  # noqa: N801 - reads like a literal where it is used
     __slots__ = ()
 
 
+if TYPE_CHECKING:
+
+    def js(code: str) -> Any:
+        """Return an expression, which stands for an argument of any type."""
+        ...
+else:
+    js = Expression
+
+
 def literal(value: Any) -> str:
     """Return an argument as JavaScript: ``js`` as it is, everything else as inert JSON."""
-    if isinstance(value, js):
+    if isinstance(value, Expression):
         return str(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{frames.expression(str(k))}: {literal(v)}" for k, v in value.items()) + "}"

@@ -32,6 +32,33 @@ _WORKER_FLAGS = ("--workers", "-w")
 _SERVERS = ("uvicorn", "gunicorn", "hypercorn", "granian")
 
 
+_KINDS = frozenset({"memory", "database", "redis"})
+_SCHEMES = {
+    "memory": "memory",
+    "sqlite": "database",
+    "postgresql": "database",
+    "postgres": "database",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+}
+
+
+def _kind_of(url: str) -> str:
+    """Return which kind of store a URL names.
+
+    Raises:
+        ConfigurationError: none that is known.
+    """
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise ConfigurationError(
+            f"a store at {shorten(scheme)} is not known; use memory:, sqlite+aiosqlite:///file.db, "
+            "postgresql+asyncpg://... or redis://..."
+        )
+    return _SCHEMES[scheme]
+
+
 class Backends:
     """All stores of one engine, with the transport of each that other processes share.
 
@@ -48,8 +75,18 @@ class Backends:
         self.stores: dict[str, Store] = {}
         self.transports: dict[str, Transport] = {}
         self._by_plan: dict[int, tuple[StatePlan, Store]] = {}
-        for url in (settings.store, settings.database_url, settings.redis_url):
+        for setting, url, kinds in (
+            ("store", settings.store, _KINDS),
+            ("database_url", settings.database_url, frozenset({"database"})),
+            ("redis_url", settings.redis_url, frozenset({"redis"})),
+        ):
             if url is not None:
+                kind = _kind_of(url)
+                if kind not in kinds or kind in self.stores:
+                    raise ConfigurationError(
+                        f"{setting}= names a place for {kind} states, but it is for {' or '.join(sorted(kinds))} and there "
+                        "can be one of a kind"
+                    )
                 self._add_readable(url, settings)
         self.records = self._first("redis", "database", "memory")
 
@@ -70,13 +107,8 @@ class Backends:
             self.stores["memory"] = MemoryStore(settings.idempotency_max)
         elif scheme in ("sqlite", "postgresql", "postgres"):
             self._add_database(url, settings, scheme)
-        elif scheme in ("redis", "rediss", "unix"):
-            self._add_redis(url, settings)
         else:
-            raise ConfigurationError(
-                f"a store at {scheme}: is not known; use memory:, sqlite+aiosqlite:///file.db, "
-                "postgresql+asyncpg://... or redis://..."
-            )
+            self._add_redis(url, settings)
 
     def _add_database(self, url: str, settings: Settings, scheme: str) -> None:
         from .stores.sql import SqlStore
@@ -270,10 +302,14 @@ def worker_count() -> int:
 
 
 def _flag(arguments: Sequence[str], flags: Sequence[str]) -> int | None:
+    """Return the number that one of the flags was given, as ``--flag 4``, ``--flag=4`` or ``-w4``."""
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name in flags:
             return _number(value or next(iter(arguments[index + 1 :]), ""))
+        short = next((flag for flag in flags if not flag.startswith("--") and argument.startswith(flag)), None)
+        if short is not None and argument[len(short) :].isdigit():
+            return _number(argument[len(short) :])
     return None
 
 

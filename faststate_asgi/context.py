@@ -408,14 +408,18 @@ class RequestContext:
 
     def login_target(self) -> str:
         """Return ``login_url`` with a ``next`` that leads back to this request's page, on this site only."""
+        query: str = self._scope.get("query_string", b"").decode("latin-1")
+        return with_next(self._login_url(), self._scope.get("path", "/"), query)
+
+    def _login_url(self) -> str:
+        """Return ``login_url`` below ``root_path``."""
         login_url = self.engine.settings.login_url or "/"
-        return with_next(
-            login_url, self._scope.get("path", "/"), self._scope.get("query_string", b"").decode("latin-1")
-        )
+        root_path: str = self._scope.get("root_path", "").rstrip("/")
+        return root_path + login_url if login_url.startswith("/") else login_url
 
     def login_target_from(self, referer: str | None) -> str:
         """Return ``login_url`` with a ``next`` that leads back to the page an event came from, on this site only."""
-        login_url = self.engine.settings.login_url or "/"
+        login_url = self._login_url()
         parts = urlsplit(referer or "")
         if parts.netloc != self.header(b"host") or not parts.path.startswith("/"):
             return login_url

@@ -46,6 +46,8 @@ OPEN = Guard()
 
 def names(value: Iterable[str] | str | None, what: str) -> frozenset[str]:
     """Return permissions or roles as a set; a single text counts as one name."""
+    if value is not None and not hasattr(value, "__iter__"):
+        raise ConfigurationError(f"{what} must be names, not {shorten(value)}")
     items = [value] if isinstance(value, str) else list(value or ())
     are_names = (isinstance(item, str) and item for item in items)  # pyright: ignore[reportUnnecessaryIsInstance]
     if not all(are_names):  # not everybody checks types
@@ -76,6 +78,8 @@ def requires_auth(
         roles: any one of them is enough; None asks for none.
         owner_only: only the owner of the state (events only).
     """
+    if callable(permissions):
+        raise ConfigurationError("write @requires_auth() with parentheses")
     guard = make_guard(True, permissions, roles, owner_only)
 
     def decorate(func: F) -> F:

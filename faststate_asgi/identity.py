@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from itsdangerous import BadData, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
 from starlette.authentication import AuthenticationBackend
+from starlette.authentication import AuthenticationError as StarletteAuthenticationError
 from starlette.requests import HTTPConnection
 
 from .errors import AuthenticationError, AuthorizationError, ConfigurationError, shorten
@@ -91,7 +92,10 @@ def as_identity(value: Any) -> Identity | None:
 async def authenticated(authenticate: Any, connection: HTTPConnection) -> Identity | None:
     """Return the identity that a callable or a Starlette ``AuthenticationBackend`` finds."""
     if isinstance(authenticate, AuthenticationBackend):
-        found = await authenticate.authenticate(connection)
+        try:
+            found = await authenticate.authenticate(connection)
+        except StarletteAuthenticationError as exc:
+            raise AuthenticationError("The credentials were not accepted") from exc
         return None if found is None else from_starlette(found[1], found[0].scopes)
     result = authenticate(connection)
     return as_identity(await result if inspect.isawaitable(result) else result)

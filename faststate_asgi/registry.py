@@ -21,7 +21,7 @@ from .guards import Guard, make_guard, names
 from .keys import StateScope
 from .limits import Rate, parse_rate
 from .parameters import state_in
-from .patches import Json
+from .patches import POISON_KEYS, Json
 from .state import ReactiveState
 
 if TYPE_CHECKING:
@@ -343,6 +343,13 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
     """Refuse what contradicts itself."""
     where = cls.__name__
     is_table = bool(cls.model_config.get("table"))
+    for name in ("requires_auth", "auto_persist", "expire", "public", "create"):
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigurationError(f"{where}: {name} must be True or False, not {shorten(getattr(config, name))}")
+    if config.ttl is not None and type(config.ttl) not in (int, float):
+        raise ConfigurationError(f"{where}: ttl must be a number of seconds or None, not {shorten(config.ttl)}")
+    if type(config.namespace) not in (type(None), bool, str) or config.namespace in POISON_KEYS:
+        raise ConfigurationError(f"{where}: namespace {shorten(config.namespace)} cannot be used; take another name")
     problems = [
         (config.ttl is not None and not config.ttl > 0, "ttl must be greater than 0 seconds, or None"),
         (

@@ -460,7 +460,9 @@ class Runtime:
         elif answer.status == 200:
             streamed.put(answer.body or b"")
         else:
-            streamed.put(error_frame(json.loads(answer.body or b"{}")))
+            problem: dict[str, Any] = {"event": "", "fields": {}, **json.loads(answer.body or b"{}")}
+            del problem["type"]
+            streamed.put(error_frame(problem))
 
     async def _end_stream(self, call: Call, streamed: StreamedCall, *, has_run: bool) -> None:
         """Remember what a generator answered, and let its readers go."""

@@ -19,13 +19,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from . import live
-from .actions import Action, ActionBuilder, js
+from .actions import Action, ActionBuilder, Expression
 from .codec import Codec
 from .errors import ConfigurationError, ReadOnlyStateError
 from .events import Event, EventOptions, EventSpec, Fragment
 from .keys import StateKey, state_id
 from .parameters import WRITABLE, Marker
-from .patches import Json, nest
+from .patches import POISON_KEYS, Json, nest
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NO_VERSION = "0"
 _SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*")
-_WORD = re.compile(r"[^A-Za-z0-9_]")
+_WORD = re.compile(r"[^A-Za-z0-9_]|_(?=[0-9a-f]{2})")
 
 
 BOUND = Marker("Bound")
@@ -114,12 +114,12 @@ class SignalPaths:
     def __init__(self, state: str, names: tuple[str, ...], path: tuple[str, ...] | None) -> None:
         self._state, self._names, self._path = state, names, path
 
-    def __getattr__(self, name: str) -> js:
+    def __getattr__(self, name: str) -> Expression:
         if name not in self._names:
             raise AttributeError(f"{self._state} has no signal {name!r}; it has {', '.join(self._names) or 'none'}")
         if self._path is None:
             raise AttributeError(f"{self._state} has a signal for each record or component; use instance.signal.{name}")
-        return js("$" + ".".join((*self._path, name)))
+        return Expression("$" + ".".join((*self._path, name)))
 
 
 class _SignalAccess:
@@ -365,8 +365,9 @@ def _context_of(request: Any) -> Any:
 
 
 def signal_name(own_id: str) -> str:
-    """Return a record or component id as a name that can stand in a Datastar path."""
-    return _WORD.sub(lambda match: "".join(f"_{byte:02x}" for byte in match[0].encode()), own_id)
+    """Return a record or component id as a name that can stand in a Datastar path; no two ids share one."""
+    name = _WORD.sub(lambda match: "".join(f"_{byte:02x}" for byte in match[0].encode()), own_id)
+    return f"_{ord(name[0]):02x}{name[1:]}" if name in POISON_KEYS else name
 
 
 def _is_private(name: str, info: FieldInfo) -> bool:
@@ -378,6 +379,10 @@ def _refuse_reserved_fields(cls: type[ReactiveState]) -> None:
     """Refuse fields whose names the base class uses."""
     is_table = bool(cls.model_config.get("table"))
     for name in cls.model_fields:
+        if name in POISON_KEYS:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name}: {name!r} breaks every page that receives it; rename the field"
+            )
         if name in _BASE_NAMES and not (name == "id" and is_table):
             raise ConfigurationError(f"{cls.__name__}.{name}: {name!r} is used by ReactiveState; rename the field")
 

@@ -111,14 +111,6 @@ class Entry:
 
 
 # As factories ``list[Update]`` and ``list[Write]`` would cost more than the lists themselves, at every event.
-def _no_updates() -> list[Update]:
-    return []
-
-
-def _no_writes() -> list[Write]:
-    return []
-
-
 class Prepared:
     """What a turn is about to commit: everything that could fail has not."""
 

@@ -83,6 +83,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, lease_s: float, timeout_s: float, origin: str | None = None) -> None:
         self.origin = origin or secrets.token_hex(8)
+        make_client(url, timeout_s)  # opens nothing, but reads the address
         self._url, self._timeout_s = url, timeout_s
         self._lease_ms = max(1, int(lease_s * 1000))
         self._client: Redis | None = None

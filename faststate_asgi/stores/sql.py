@@ -759,7 +759,7 @@ class PostgresRunner:
     does_log = False
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self._url, self._timeout_s = url, timeout_s
+        self._url, self._timeout_s = make_url(url), timeout_s
         self._engine: Any = None
 
     async def open(self) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
-from faststate_asgi import Action, Bound, Private, ReactiveState, Writable, event, js
+from faststate_asgi import Action, Bound, Private, ReactiveState, Writable, event
+from faststate_asgi.actions import Expression
 
 
 class CounterState(ReactiveState):
@@ -66,7 +67,7 @@ def on_the_class() -> None:
     assert_type(CounterState.increment.from_signals(), Action)
     assert_type(CounterState.increment(2).options(retry="never"), Action)
     assert_type(CounterState.setter("note"), Action)
-    assert_type(CounterState.signal.count, js)
+    assert_type(CounterState.signal.count, Expression)
 
 
 async def on_an_instance(counter: CounterState) -> None:
