@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy.exc import ArgumentError
 
-from .errors import ConfigurationError, FastStateError, MissingDependencyError, shorten
+from .errors import ConfigurationError, FastStateError, MissingDependencyError, StoreUnavailableError, shorten
 from .hub import Hub, Mirror
-from .keys import StateKey
+from .keys import StateKey, StateScope
 from .messages import Message
 from .registry import StatePlan, StateRegistry
 from .settings import Settings
@@ -32,6 +32,7 @@ _WORKER_FLAGS = ("--workers", "-w")
 _SERVERS = ("uvicorn", "gunicorn", "hypercorn", "granian")
 
 
+_PROBE = StateKey(StateScope.GLOBAL, "faststate")
 _KINDS = frozenset({"memory", "database", "redis"})
 _SCHEMES = {
     "memory": "memory",
@@ -192,6 +193,10 @@ class Backends:
         """Connect every store, then listen."""
         for store in self.stores.values():
             await store.open()
+            try:
+                await store.read([_PROBE])  # a missing table is told now, not at the first event
+            except StoreUnavailableError as exc:
+                logger.warning("the %s store cannot be reached yet: %s", store.name, exc)
         for transport in self.transports.values():
             await transport.open(listener)
 

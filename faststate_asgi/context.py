@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -45,6 +46,8 @@ from .turns import Entry
 if TYPE_CHECKING:
     from .engine import FastState
 
+logger = logging.getLogger("faststate")
+
 S = TypeVar("S", bound=ReactiveState)
 Action = Literal["read", "write", "watch"]
 Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]
@@ -62,6 +65,7 @@ class RequestContext:
 
     __slots__ = (
         "__weakref__",
+        "_dumps",
         "_ephemeral_id",
         "_identity",
         "_is_cleared",
@@ -96,6 +100,7 @@ class RequestContext:
         self._session_id: str | None = None
         self._ephemeral_id: str | None = None
         self._states: dict[StateKey, ReactiveState] | None = None
+        self._dumps: dict[StateKey, bytes] | None = None
         self._was_session_used = False
         self.is_started = False
         self.is_presented_revoked = False
@@ -108,8 +113,20 @@ class RequestContext:
         return f"<RequestContext {'resolved' if self._is_resolved else 'not resolved'}>"
 
     def close(self) -> None:
-        """Let go of the scope, which refers to this object."""
+        """Let go of the scope, which refers to this object; in debug, report copies that were changed in place."""
         self._scope = {}
+        if self._dumps:
+            self._report_changes()
+
+    def _report_changes(self) -> None:
+        for key, state in (self._states or {}).items():
+            before = (self._dumps or {}).get(key)
+            if before is not None and type(state).__faststate_codec__().dump(state) != before:
+                logger.warning(
+                    "%s was changed in place while a page was made; it is a read-only copy and the change is lost: "
+                    "use an event or a transaction",
+                    type(state).__name__,
+                )
 
     def detached_scope(self) -> dict[str, Any]:
         """Return what a later check of the same caller needs of the scope."""
@@ -474,6 +491,8 @@ class RequestContext:
                 raise StateNotFoundError(f"{plan.name} does not exist")
             await self.authorize(plan, known, "read")
             self._states[key] = known
+            if self.engine.settings.debug:
+                self._dumps = {**(self._dumps or {}), key: plan.codec.dump(known)}
         return known  # type: ignore[return-value]  # loaded for cls
 
     def _key_or_refusal(self, plan: StatePlan, record_id: Any, component_id: Any) -> StateKey:

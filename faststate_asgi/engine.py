@@ -139,7 +139,7 @@ class FastState:
             self.backends.read, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
         )
         hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
-        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, hub.publish)
+        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, hub.publish, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
@@ -345,7 +345,15 @@ class FastState:
 
     async def read(self, plan: StatePlan, key: StateKey) -> ReactiveState | None:
         """Return the read-only copy of one stored state, or its default, or None."""
-        return self.load(plan, await self.backends.read(plan, key), key)
+        try:
+            snapshot = await self.backends.read(plan, key)
+        except StoreUnavailableError:
+            # What a stream of this process watches is known here too.
+            mirror = self.hub.mirror_of(key)
+            if mirror is None:
+                raise
+            snapshot = None if mirror.data is None else Snapshot(mirror.version, mirror.data, mirror.shape)
+        return self.load(plan, snapshot, key)
 
     # -- for code without a request ----------------------------------------------------------------------------------
 

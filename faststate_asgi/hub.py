@@ -56,6 +56,7 @@ class Mirror:
         "removed_at",
         "round_seq",
         "seq",
+        "shape",
         "streams",
         "values",
         "version",
@@ -65,6 +66,7 @@ class Mirror:
         self.plan, self.key = plan, key
         self.version = NO_VERSION
         self.data: bytes | None = None
+        self.shape = plan.shape
         self.values: dict[str, Json] = {}
         self.fragments: dict[str, bytes] = {}
         self.seq = 0
@@ -84,7 +86,7 @@ class Mirror:
     def apply(self, update: Update) -> None:
         """Take over the values of the update that follows on this version."""
         self.seq += 1
-        self.version, self.data = update.version, update.data
+        self.version, self.data, self.shape = update.version, update.data, self.plan.shape
         self.values.update(update.values)
         self.fragments.update(update.fragments)
         self._mark(update.values, update.removed, update.fragments)
@@ -105,6 +107,7 @@ class Mirror:
         redrawn = {n: f for n, f in fragments.items() if self.fragments.get(n) != f}
         self.version = NO_VERSION if snapshot is None else snapshot.version
         self.data = None if snapshot is None else snapshot.data
+        self.shape = self.plan.shape if snapshot is None else snapshot.shape
         self.values, self.fragments = values, fragments
         if changed or redrawn:
             self.seq += 1
@@ -290,6 +293,11 @@ class Hub:
     def streams(self) -> list[Stream]:
         """All open streams."""
         return list(self._streams)
+
+    def mirror_of(self, key: StateKey) -> Mirror | None:
+        """Return the newest values of a watched state, None if nobody here watches it."""
+        mirror = self._mirrors.get(key)
+        return mirror if mirror is not None and mirror.is_loaded else None
 
     def session_streams(self, session_id: str) -> int:
         """How many streams a session has open."""

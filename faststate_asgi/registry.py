@@ -194,14 +194,15 @@ class StateRegistry:
         self._plans[cls] = self._by_name[plan.name] = plan
 
     def _check_routes(self, plan: StatePlan) -> None:
-        """Refuse two events with one path and method."""
-        seen: set[tuple[str, str]] = set()
+        """Refuse two events on one path."""
+        seen: set[str] = set()
         for spec in plan.events.values():
             path = spec.options.custom_path or f"{plan.name}/{spec.name}"
-            taken = {(path, other.method) for _, other in self._routes.get(path, ())}
-            if (path, spec.method) in seen | taken:
-                raise ConfigurationError(f"{plan.name}.{spec.name}: another event answers {spec.method} {path}")
-            seen.add((path, spec.method))
+            if path in seen or path in self._routes:
+                raise ConfigurationError(
+                    f"{plan.name}.{spec.name}: another event answers at {path}; give it another path"
+                )
+            seen.add(path)
 
     def _report_shared_signals(self, plan: StatePlan) -> None:
         """Log flat states that share a signal name: in one page they would overwrite each other."""

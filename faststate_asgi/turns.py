@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigurationError, LeaseLostError, NestedTurnError, OverloadedError, StateNotFoundError
-from .keys import StateKey
+from .keys import StateKey, StateScope
 from .patches import Json
 from .registry import StatePlan
 from .state import Bond, ReactiveState, bind, bond_of
 from .stores.base import NO_VERSION, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
+
+_OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
 def next_version(before: str, commit_id: str) -> str:
@@ -168,8 +170,7 @@ class Turn:
             update = self._owner.change_of(entry, prepared.commit_id)
             if update is None:
                 continue
-            config = entry.plan.config
-            ttl_s = config.ttl if not config.auto_persist or config.expire else None
+            ttl_s = self._owner.ttl_of(entry.plan)
             # Fields that the class does not know are there to be found again.
             shape = f"{entry.plan.shape}+" if entry.extra else entry.plan.shape
             prepared.updates.append(update)
@@ -241,6 +242,7 @@ class Turns:
         store_of: the store of a class.
         max_waiting: how many may wait for one key.
         announce: is told of committed updates.
+        session_s: how long a session lasts at most; its states without a ttl go then.
     """
 
     def __init__(
@@ -248,7 +250,9 @@ class Turns:
         store_of: Callable[[StatePlan], Store],
         max_waiting: int,
         announce: Callable[[list[Update]], None],
+        session_s: float | None = None,
     ) -> None:
+        self._session_s = session_s
         self._store_of = store_of
         self.announce = announce
         self._leased: dict[Turn, None] = {}
@@ -294,6 +298,13 @@ class Turns:
                 self.mailboxes.leave(key)
             raise
         return Turn(self, keys, store)
+
+    def ttl_of(self, plan: StatePlan) -> float | None:
+        """Return the seconds without a write after which a state is as never stored."""
+        config = plan.config
+        if config.auto_persist and not config.expire:
+            return None
+        return self._session_s if config.ttl is None and plan.scope in _OF_SESSIONS else config.ttl
 
     def forget(self, turn: Turn) -> None:
         """Renew a turn's lease no more."""
