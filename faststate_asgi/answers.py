@@ -145,12 +145,13 @@ def element_frame(value: Any, selector: str | None, mode: str | None) -> bytes:
     mode = mode or "outer"
     if mode == "remove":
         return frames.elements("", selector=selector or DEFAULT_SELECTOR, mode=mode)
-    if selector is None and (is_text or not (frames.root_attributes(markup) or {}).get("id")):
+    root = None if is_text else frames.root_attributes(markup)
+    if selector is None and not (root or {}).get("id"):
         return frames.elements(
             markup, selector=DEFAULT_SELECTOR, mode="inner" if mode in ("outer", "replace") else mode
         )
-    if is_text and mode == "outer":
-        mode = "inner"
+    if root is None and mode == "outer":
+        mode = "inner"  # text alone cannot stand in the place of an element
     return frames.elements(markup, selector=selector, mode=mode)
 
 

@@ -57,6 +57,7 @@ class Codec:
         schemas = _field_schemas(core)
         self.plain = frozenset(n for n in self.stored if n in schemas and _is_plain(schemas[n]))
         self.is_all_plain = len(self.plain) == len(self.stored)
+        self._plain_in_order = tuple(n for n in self.stored if n in self.plain)
         self.is_simple = self.is_all_plain and not self.computed and self.public == self.stored
         """Whether every field is a public scalar: what changed is what is sent."""
         self._complex = tuple(n for n in self.stored if n not in self.plain)
@@ -123,7 +124,11 @@ class Codec:
             InvalidStateError: a field holds a value that it, or the wire, refuses.
         """
         now = state.__dict__
-        changed = [n for n in self.stored if n in self.plain and _differs(values.get(n), now.get(n))]
+        changed = [
+            n
+            for n in self._plain_in_order
+            if (old := values.get(n)) is not (new := now.get(n)) and (type(old) is not type(new) or old != new)
+        ]
         for name in changed:
             _check_scalar(now.get(name), name, self.cls)
         if self.is_all_plain:
@@ -192,11 +197,6 @@ class Codec:
         except PydanticSerializationError as exc:
             raise InvalidStateError(f"{self.cls.__name__} cannot be sent: {exc}") from None
         return {name: wire(dumped[name], name) for name in self.signals if name in wanted and name in dumped}
-
-
-def _differs(a: Any, b: Any) -> bool:
-    """Tell whether two scalars are different; ``True`` and ``1`` are."""
-    return a is not b and (type(a) is not type(b) or a != b)
 
 
 def _check_scalar(value: Any, name: str, cls: type) -> None:

@@ -47,10 +47,10 @@ class FastStateMiddleware:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif kind == "http":
+        if kind == "http":
             await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
         elif kind == "websocket":
             await self._websocket(scope, receive, send)
         else:

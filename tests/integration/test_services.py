@@ -66,9 +66,7 @@ def test_a_redis_is_gone_after_use_and_can_start_again_in_its_place() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.anyio
-async def test_postgres_answers_in_a_fresh_database(
-    postgres_server: PostgresServer, postgres_url: str
-) -> None:
+async def test_postgres_answers_in_a_fresh_database(postgres_server: PostgresServer, postgres_url: str) -> None:
     connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
     try:
         assert await connection.fetchval("SELECT 1") == 1
