@@ -24,9 +24,8 @@ from .errors import (
     BadRequestError,
     OverloadedError,
 )
-from .events import EventSpec, Kind
+from .events import EventSpec
 from .identity import check_guard
-from .keys import StateKey
 from .origins import check_origin
 from .parameters import Source
 from .registry import StatePlan
@@ -68,7 +67,6 @@ class EventRequest:
         "idempotency_key",
         "incoming",
         "is_datastar",
-        "is_immediate",
         "key",
         "live",
         "names",
@@ -152,12 +150,6 @@ class EventRequest:
         self.arguments = arguments
         self.digest = self.incoming.digest
         self.owner = context.made_session_id or ""
-        self.is_immediate = spec.kind is Kind.INLINE and self._is_unchecked(wanted)
-
-    def _is_unchecked(self, wanted: list[tuple[StatePlan, StateKey]]) -> bool:
-        """Whether no ``authorize`` of the user's own is asked in the turn."""
-        has_states = any(item.source is Source.STATE for item in self.binder.injected)
-        return not has_states and all(plan.config.authorize is None for plan, _ in wanted)
 
     def _names(self, *, had_session: bool) -> tuple[str, ...]:
         """Return under which names the answer is remembered.

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from .errors import ArgumentError, FastStateError, OverloadedError, RequestError, TurnTimeoutError
 from .events import EventSpec, Kind
-from .hub import Hub, resumed
+from .hub import Hub
 from .keys import StateKey
 from .registry import StatePlan
 from .responses import error_frame
@@ -40,8 +40,7 @@ class Call(Protocol):
     """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
 
     ``wanted`` are all states that change together, the event's own first. ``names`` are those under which the answer is
-    remembered, empty for none; ``owner`` is whose answers they are. ``is_immediate`` says that nothing but the turn is
-    waited for: an inline handler, and no check of the user's own.
+    remembered, empty for none; ``owner`` is whose answers they are.
     """
 
     plan: StatePlan
@@ -51,7 +50,6 @@ class Call(Protocol):
     names: tuple[str, ...]
     digest: bytes
     owner: str
-    is_immediate: bool
 
     async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Load and check the states, and return the handler's own and its arguments."""
@@ -222,12 +220,7 @@ class Runtime:
         self._calls.add(running)
         for name in call.names:
             self._running[name] = running
-        coroutine = self._run_remembered(running)
-        # Only what cannot wait inside somebody's cancel scope or timeout may take its first steps in this task.
-        if call.is_immediate and self.turns.common_store(call.wanted).immediate is not None:
-            self._step(coroutine)
-        else:
-            running.task = asyncio.get_running_loop().create_task(coroutine)
+        running.task = asyncio.get_running_loop().create_task(self._run_remembered(running))
         return await waiter
 
     def _settle(self, running: _Running, answer: Answer) -> None:
@@ -240,18 +233,9 @@ class Runtime:
             if not waiter.done():
                 waiter.set_result(answer)
 
-    def _step(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine here as far as it goes without waiting; the rest is a task that nobody else can cancel."""
-        context = contextvars.copy_context()
-        try:
-            waiting = context.run(coroutine.send, None)
-        except StopIteration:
-            return
-        self._own(_rest_of(coroutine, waiting), context)
-
-    def _own(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> None:
+    def _own(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in a task that nobody else can cancel."""
-        task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -624,11 +608,6 @@ class _Segments:
         except Exception:
             logger.exception("a generator event failed while it was closed")
         self.is_done = True
-
-
-async def _rest_of(coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:
-    """Go on with a coroutine that was stepped once."""
-    await resumed(coroutine, waiting)
 
 
 def _reused() -> FastStateError:
