@@ -48,3 +48,18 @@ def decode(text: str) -> Message | None:
         return Ended(document["session"], document["user"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def addressed(text: str, origin: str) -> str:
+    """Return a message's text in an envelope with the name of the process that sends it."""
+    return json.dumps({"origin": origin, "message": text})
+
+
+def heard(envelope: str | bytes, own: str) -> Message | None:
+    """Return the message in an envelope, None for one of the process ``own`` itself or one that cannot be read."""
+    try:
+        document = json.loads(envelope)
+        origin, text = document["origin"], document["message"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return None if origin == own else decode(text)

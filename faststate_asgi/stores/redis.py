@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from ..errors import FastStateError, LeaseLostError, MissingDependencyError, OverloadedError, StoreUnavailableError
 from ..keys import StateKey, StateScope
-from ..messages import Published, encode
+from ..messages import Published, addressed, encode
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 
 try:
@@ -243,7 +243,7 @@ class RedisStore:
 
     def addressed(self, message: str) -> str:
         """Return a message with this process's name, so that it does not hear itself."""
-        return json.dumps({"origin": self.origin, "message": message})
+        return addressed(message, self.origin)
 
     async def touch(self, keys: Sequence[tuple[StateKey, float]]) -> None:
         """Move the expiry of watched states that have one."""

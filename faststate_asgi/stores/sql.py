@@ -52,7 +52,7 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..keys import StateKey, StateScope
-from ..messages import Published, encode
+from ..messages import Published, addressed, encode
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 
 T = TypeVar("T")
@@ -438,7 +438,7 @@ class SqlStore:
         if self._runner.does_log:
             connection.execute(self._sql.log_change, {"origin": self.origin, "message": message})
         else:
-            payload = json.dumps({"origin": self.origin, "message": message})
+            payload = addressed(message, self.origin)
             connection.execute(self._sql.notify, {"channel": NOTIFY_CHANNEL, "message": payload})
 
     async def announce(self, messages: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 
 from ..keys import StateKey
-from ..messages import Message, Published, decode, encode
+from ..messages import Message, Published, encode, heard
 from ..stores.sql import NOTIFY_CHANNEL, SqlStore
 from .base import Listener
 from .supervised import for_ever
@@ -82,13 +81,8 @@ class PostgresTransport:
                 await connection.close(timeout=1)
 
     def _take(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        try:
-            envelope = json.loads(payload)
-            is_own, text = envelope["origin"] == self._store.origin, envelope["message"]
-        except (ValueError, KeyError, TypeError):
-            return
-        message = decode(text)
-        if message is None or is_own or self._listener is None:
+        message = heard(payload, self._store.origin)
+        if message is None or self._listener is None:
             return
         if not isinstance(message, Published) or message.key in self._watched:
             self._listener(message)

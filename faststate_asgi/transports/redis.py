@@ -9,7 +9,6 @@ that the connection was lost: everything that is watched has to be compared.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +18,7 @@ from redis.exceptions import RedisError
 
 from ..errors import StoreUnavailableError
 from ..keys import StateKey
-from ..messages import Message, decode, encode
+from ..messages import Message, encode, heard
 from ..stores.redis import RedisStore, channel_name, make_client
 from .base import Listener
 from .supervised import for_ever
@@ -105,13 +104,8 @@ class RedisTransport:
             self._deliver(message["data"])
 
     def _deliver(self, data: bytes) -> None:
-        try:
-            envelope = json.loads(data)
-            is_own, text = envelope["origin"] == self._store.origin, envelope["message"]
-        except (ValueError, KeyError, TypeError):
-            return
-        message = decode(text)
-        if message is not None and not is_own and self._listener is not None:
+        message = heard(data, self._store.origin)
+        if message is not None and self._listener is not None:
             self._listener(message)
 
     async def publish(self, messages: Sequence[Message]) -> None:
