@@ -418,7 +418,7 @@ async def answers(request: Request) -> Response:
 
 async def there(request: Request) -> Response:
     """Show with which query one came."""
-    return PlainTextResponse(request.url.query)
+    return HTMLResponse(f'<!doctype html><link rel="icon" href="data:,"><p>{escape(request.url.query)}</p>')
 
 
 async def attack(request: Request) -> Response:
