@@ -1,0 +1,272 @@
+"""What runs the operations of the store in a database: threads for SQLite, a pool of asyncpg for PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.pool import StaticPool
+
+from ..errors import ConfigurationError, MissingDependencyError
+from .statements import POSTGRES, SQLITE, Statements
+
+T = TypeVar("T")
+Operation = Callable[[Connection], T]
+
+
+class Runner(Protocol):
+    """Runs operations, each in a transaction of its own."""
+
+    statements: Statements
+    does_log: bool
+    """Whether changes are announced by the change log (SQLite) or by NOTIFY."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+
+    def write(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run an operation that may write."""
+        ...
+
+    def read(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run an operation that only reads."""
+        ...
+
+
+# -- SQLite ----------------------------------------------------------------------------------------------------------
+
+
+class SqliteRunner:
+    """Two threads on one file: one writes, and commits together what has come together; one reads.
+
+    Args:
+        url: the file's.
+        timeout_s: how long another program's lock is waited for.
+    """
+
+    statements = SQLITE
+    does_log = True
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url = make_url(url).set(drivername="sqlite")
+        self._timeout_s = timeout_s
+        self._is_in_memory = self.url.database in (None, "", ":memory:")
+        self._writer: _SqliteThread | None = None
+        self._reader: _SqliteThread | None = None
+        self._engine: Engine | None = None
+
+    async def open(self) -> None:
+        """Start the threads."""
+        self._engine = sqlite_engine(str(self.url.render_as_string(hide_password=False)), self._timeout_s)
+        self._writer = _SqliteThread(self._engine, is_writer=True)
+        self._reader = self._writer if self._is_in_memory else _SqliteThread(self._engine, is_writer=False)
+
+    async def aclose(self) -> None:
+        """End the threads once they have done what was asked of them."""
+        threads = {thread for thread in (self._writer, self._reader) if thread is not None}
+        for thread in threads:
+            thread.close()
+        for thread in threads:
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def write(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run in the writer's next transaction."""
+        assert self._writer is not None, "open() comes first"
+        return self._writer.submit(operation)
+
+    def read(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run beside the writer."""
+        assert self._reader is not None, "open() comes first"
+        return self._reader.submit(operation)
+
+
+def sqlite_engine(url: str, timeout_s: float) -> Engine:
+    """Return a synchronous engine on a SQLite file in WAL mode, whose transactions are begun by hand."""
+    in_memory = make_url(url).database in (None, "", ":memory:")
+    options: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": timeout_s}, **options)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
+
+    return engine
+
+
+class _SqliteThread:
+    """One thread with one connection; what waits when a transaction begins becomes part of it."""
+
+    def __init__(self, engine: Engine, *, is_writer: bool) -> None:
+        self._engine, self._is_writer = engine, is_writer
+        self._queue: queue.SimpleQueue[tuple[Operation[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        name = "faststate-sqlite-writer" if is_writer else "faststate-sqlite-reader"
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation[T]) -> Awaitable[T]:
+        """Queue an operation; what it returns comes after the commit."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put((operation, future))
+        return future
+
+    def close(self) -> None:
+        """End after what is queued."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout=10)
+
+    def _serve(self) -> None:
+        connection: Connection | None = None
+        while True:
+            item = self._queue.get()
+            batch = [item]
+            while len(batch) < 128 and batch[-1] is not None:
+                try:
+                    batch.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            work = [entry for entry in batch if entry is not None]
+            if work:
+                connection = self._run(connection, work)
+            if batch[-1] is None:
+                if connection is not None:
+                    connection.close()
+                return
+
+    def _run(
+        self, connection: Connection | None, work: list[tuple[Operation[Any], asyncio.Future[Any]]]
+    ) -> Connection | None:
+        """Run a batch in one transaction; what fails alone is undone alone."""
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            connection = connection or self._engine.connect()
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if self._is_writer else "BEGIN")
+            for operation, future in work:
+                outcomes.append((future, *self._one(connection, operation, is_alone=len(work) == 1)))
+            connection.exec_driver_sql("COMMIT")
+        except Exception as exc:
+            if connection is not None:
+                with suppress(Exception):
+                    connection.exec_driver_sql("ROLLBACK")
+                with suppress(Exception):
+                    connection.rollback()
+            outcomes = [(future, None, exc) for _, future in work]
+        else:
+            connection.rollback()  # tells SQLAlchemy that its own, empty transaction is over
+        for outcome in outcomes:
+            with suppress(RuntimeError):
+                outcome[0].get_loop().call_soon_threadsafe(_settle, *outcome)
+        return connection
+
+    def _one(self, connection: Connection, operation: Operation[Any], *, is_alone: bool) -> tuple[Any, Any]:
+        """Run one operation inside a savepoint."""
+        savepoint = _Savepoint(connection)
+        connection.exec_driver_sql("SAVEPOINT one")
+        try:
+            result = operation(savepoint)  # type: ignore[arg-type]  # a connection that can only undo itself
+        except Exception as exc:
+            connection.exec_driver_sql("ROLLBACK TO one")
+            connection.exec_driver_sql("RELEASE one")
+            return None, exc
+        connection.exec_driver_sql("RELEASE one")
+        return result, None
+
+
+class _Savepoint:
+    """A connection as operations see it: ``rollback`` undoes only what the operation did."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def rollback(self) -> None:
+        """Undo the operation."""
+        self._connection.exec_driver_sql("ROLLBACK TO one")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not future.done():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+# -- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+class PostgresRunner:
+    """A pool of asyncpg connections; none is held between two calls.
+
+    Args:
+        url: the database's.
+        timeout_s: how long one call may take.
+    """
+
+    statements = POSTGRES
+    does_log = False
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url, self._timeout_s = make_url(url), timeout_s
+        self._engine: Any = None
+
+    async def open(self) -> None:
+        """Make the pool; connections are made when they are needed."""
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        if find_spec("asyncpg") is None:
+            raise MissingDependencyError("PostgreSQL needs asyncpg: pip install 'faststate-asgi[postgres]'")
+        self._engine = create_async_engine(
+            self._url,
+            pool_size=10,
+            max_overflow=10,
+            pool_timeout=self._timeout_s,
+            connect_args={"timeout": self._timeout_s, "command_timeout": self._timeout_s},
+        )
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        if self._engine is not None:
+            await self._engine.dispose()
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run in a transaction."""
+        async with asyncio.timeout(self._timeout_s * 2), self._engine.begin() as connection:
+            result: T = await connection.run_sync(operation)
+            return result
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run in a transaction too: one statement sees one moment."""
+        return await self.write(operation)
+
+
+def make_runner(url: str, timeout_s: float) -> Runner:
+    """Return what runs operations on a database.
+
+    Raises:
+        ConfigurationError: neither SQLite nor PostgreSQL by a known driver.
+    """
+    scheme = url.partition(":")[0]
+    if scheme in ("sqlite", "sqlite+aiosqlite", "sqlite+pysqlite"):
+        return SqliteRunner(url, timeout_s)
+    if scheme in ("postgresql", "postgresql+asyncpg", "postgres"):
+        return PostgresRunner("postgresql+asyncpg:" + url.partition(":")[2], timeout_s)
+    raise ConfigurationError(f"{scheme}: is no database that is known; use sqlite+aiosqlite: or postgresql+asyncpg:")
