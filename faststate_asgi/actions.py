@@ -10,7 +10,7 @@ action, the live header, escaped arguments) is added here and nowhere else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
 from urllib.parse import quote
 
@@ -28,6 +28,8 @@ P = ParamSpec("P")
 IDEMPOTENCY_HEADER = "'Idempotency-Key': crypto.getRandomValues(new Uint32Array(4)).join('-')"
 LIVE_HEADER = "'FastState-Live': ($_faststate.error = '', $_faststate.live)"
 _OPTION = re.compile(r"[A-Za-z_]\w*")
+_PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+_OWN_IDS = ("id", "record_id", "component_id")
 
 
 class Expression(str):
@@ -100,28 +102,39 @@ def _camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
-def make_action(spec: EventSpec, ids: Mapping[str, str], payload: str | None, **options: str) -> Action:
+def make_action(
+    spec: EventSpec, ids: Mapping[str, str], places: Mapping[str, str], payload: str | None, **options: str
+) -> Action:
     """Return the action that calls ``spec``.
 
     Args:
         spec: the event.
         ids: record or component id for the query string.
+        places: what stands for the parameters of a custom path, in a JavaScript string between single quotes.
         payload: a JavaScript object, or None to send what Datastar sends by itself.
         options: more options as JavaScript.
     """
-    path = quote(spec.path, safe="/{}")
-    query: list[str] = []
-    for name, value in ids.items():
-        if f"{{{name}}}" in path:
-            path = path.replace(f"{{{name}}}", quote(value, safe=""))
-        else:
-            query.append(f"{name}={quote(value, safe='')}")
+    path = "".join(
+        places[text] if is_name else quote(text, safe="/")
+        for text, is_name in path_parts(spec.options.custom_path or spec.path)
+    )
+    query = [f"{name}={quote(value, safe='')}" for name, value in ids.items() if name not in places]
     url = f"{mount_url()}/events/{path}" + (f"?{'&'.join(query)}" if query else "")
     given = {} if payload is None else {"payload": payload}
     headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}}}"
     return Action.build(
         spec.method.lower(), url, {**given, **options, "headers": headers, "requestCancellation": "'disabled'"}
     )
+
+
+def path_parts(path: str) -> Iterator[tuple[str, bool]]:
+    """Return the pieces of a path, and of each whether it is the name of a parameter."""
+    end = 0
+    for match in _PATH_PARAMETER.finditer(path):
+        yield path[end : match.start()], False
+        yield match[1], True
+        end = match.end()
+    yield path[end:], False
 
 
 class ActionBuilder(Generic[P]):
@@ -146,26 +159,42 @@ class ActionBuilder(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Action: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Action:
         """Return the action; required parameters that are not given come from the page's signals."""
-        given = self.spec.bind_partial(args, kwargs)
-        wanted = {
-            name: given.get(name, None) for name in self.spec.parameters if name in given or self.spec.is_required(name)
-        }
-        return make_action(self.spec, self.ids, self._payload(wanted, given))
+        spec = self.spec
+        given = spec.bind_partial(args, kwargs)
+        places = self._places(given)
+        wanted = [n for n in spec.parameters if n not in places and (n in given or spec.is_required(n))]
+        return make_action(spec, self.ids, places, self._payload(wanted, given))
 
     def form(self) -> Action:
         """Return the action that sends the form around the element, files included."""
-        return make_action(self.spec, self.ids, None, contentType="'form'")
+        return make_action(self.spec, self.ids, self._places({}), None, contentType="'form'")
 
     def from_signals(self) -> Action:
         """Return the action that takes every parameter from the page's signal of that name."""
-        return make_action(self.spec, self.ids, self._payload(dict.fromkeys(self.spec.parameters), {}))
+        places = self._places({})
+        wanted = [name for name in self.spec.parameters if name not in places]
+        return make_action(self.spec, self.ids, places, self._payload(wanted, {}))
 
-    def _payload(self, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    def _payload(self, wanted: Iterable[str], given: Mapping[str, Any]) -> str:
         parts = (
-            f"{frames.expression(name)}: {literal(value) if name in given else self._signal_of(name)}"
-            for name, value in wanted.items()
+            f"{frames.expression(name)}: {literal(given[name]) if name in given else self._signal_of(name)}"
+            for name in wanted
         )
         return "{" + ", ".join(parts) + "}"
+
+    def _places(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """Return what stands in a custom path for each of its parameters: a value, an id, else the page's signal."""
+        path = self.spec.options.custom_path
+        names = [text for text, is_name in path_parts(path) if is_name] if path and "{" in path else []
+        return {name: self._place(name, given) for name in names}
+
+    def _place(self, name: str, given: Mapping[str, Any]) -> str:
+        value = given[name] if name in given else self.ids.get(name)
+        if value is None and name in _OWN_IDS and name not in self.spec.parameters:
+            value = next(iter(self.ids.values()), None)
+        if value is None or isinstance(value, Expression):
+            return f"' + encodeURIComponent({self._signal_of(name) if value is None else value}) + '"
+        return quote(str(to_jsonable_python(value)), safe="")
 
     def __repr__(self) -> str:
         return f"<action builder of {self.spec.path}>"

@@ -50,6 +50,7 @@ class Incoming:
     json: Json = None
     form: FormData | None = None
     digest: bytes = b""
+    body: bytes = b""
 
     async def aclose(self) -> None:
         """Close uploaded files."""
@@ -92,13 +93,15 @@ async def read_incoming(
     if length.isdigit() and (len(length) > 18 or int(length) > max_body):
         raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
     body = await _read_all(receive, max_body)
-    incoming.digest = data_digest(query, body)
+    incoming.digest, incoming.body = data_digest(query, body), body
     if not body:
         return incoming
     if media == b"application/x-www-form-urlencoded":
         incoming.form = FormData(_pairs(body))
     else:
-        incoming.json = parse_json(body)
+        value, signals = parse_json(body), incoming.json
+        both = isinstance(value, dict) and isinstance(signals, dict)
+        incoming.json = {**signals, **value} if both else value
     return incoming
 
 
@@ -225,12 +228,13 @@ _typed_dict: Any = TypedDict
 
 
 class _LimitedParser(MultiPartParser):
-    """Starlette's parser with a bound on each file."""
+    """Starlette's parser with a bound on each file, and on all that is no file together."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_file: int, max_body: int) -> None:
         super().__init__(headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=max_body)
         self._max_file_bytes = max_file
-        self._part_bytes = 0
+        self._max_body_bytes = max_body
+        self._part_bytes = self._text_bytes = 0
 
     def on_part_begin(self) -> None:
         self._part_bytes = 0
@@ -240,6 +244,10 @@ class _LimitedParser(MultiPartParser):
         self._part_bytes += end - start
         if self._part_bytes > self._max_file_bytes:
             raise BodyTooLargeError(f"A file is larger than {self._max_file_bytes} bytes")
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > self._max_body_bytes:
+                raise BodyTooLargeError(f"The form is larger than {self._max_body_bytes} bytes")
         super().on_part_data(data, start, end)
 
 
@@ -347,10 +355,10 @@ class Binder:
                 value: Any = incoming.path[name]
             elif query is not None and name in query:
                 value = _from_texts(query[name], parameter)
-            elif name in body:
-                value = body[name]
             elif form is not None and name in form:
                 value = _from_texts(form.getlist(name), parameter)
+            elif name in body:
+                value = body[name]
             else:
                 continue
             if value == "" and parameter.is_optional and not parameter.is_text:
@@ -372,7 +380,13 @@ def binder_of(spec: EventSpec) -> Binder:
 
 def _from_texts(values: list[Any], parameter: _Parameter) -> Any:
     """Return what one name of a query or form stands for."""
+    # A form without a chosen file sends an empty one without a name.
+    values = [
+        "" if isinstance(value, UploadFile) and not value.filename and not value.size else value for value in values
+    ]
     if parameter.is_list:
+        if values == [""] and parameter.is_optional:
+            return ""
         if len(values) == 1 and isinstance(values[0], str) and values[0].startswith("["):
             return _json_or_text(values[0])
         return values

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from . import frames
 from .answers import Rendered, render
@@ -73,6 +73,7 @@ class EventRequest:
         "owner",
         "path_params",
         "plan",
+        "raw",
         "receive",
         "scope",
         "spec",
@@ -100,6 +101,7 @@ class EventRequest:
         self.live = _NO_LIVE if live == b"undefined" else frozenset(live.decode("latin-1").split(","))
         self.version = NO_VERSION
         self.background: Any = None
+        self.raw: Response | None = None
         self.digest = b""
 
     # -- before the turn ---------------------------------------------------------------------------------------------
@@ -209,7 +211,7 @@ class EventRequest:
         """Return an injected value that needs no waiting."""
         match source:
             case Source.REQUEST:
-                return Request({**self.scope, "faststate": self.context})
+                return self._request()
             case Source.IDENTITY:
                 return self.context.identity
             case Source.CONTEXT:
@@ -222,6 +224,18 @@ class EventRequest:
                 return self.context.auth
             case _:
                 return self.scope.get("session", {})
+
+    def _request(self) -> Request:
+        """Return the request; what was read of its body can be read again, but for uploads only as a form."""
+        body = self.incoming.body
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        request = Request({**self.scope, "faststate": self.context}, receive)
+        if self.incoming.form is not None:
+            request._form = self.incoming.form  # pyright: ignore[reportPrivateUsage]  # parsed already
+        return request
 
     def committed(self, updates: list[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
@@ -287,13 +301,27 @@ class EventRequest:
         return Answer(self.digest, 200, self.stream_headers(), body)
 
     def _raw(self, response: Response) -> Answer:
-        """Return a handler's own response as it is; one that streams cannot be remembered."""
+        """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered."""
         headers = tuple((name, value) for name, value in response.raw_headers if name != b"content-length")
+        headers = (*headers, *self._session_headers())
         body = getattr(response, "body", None)
-        if not isinstance(body, bytes):
-            raise TypeError("an event can return a Response with a body only; use a generator event to stream")
+        if isinstance(response, (FileResponse, StreamingResponse)) or not isinstance(body, bytes):
+            self.raw = response
+            return Answer(self.digest, response.status_code, headers, None)
         self.background = response.background
-        return Answer(self.digest, response.status_code, (*headers, *self._session_headers()), body)
+        return Answer(self.digest, response.status_code, headers, body)
+
+    async def send_raw(self, receive: Receive, send: Send) -> None:
+        """Send a response that a handler made as a file or a stream."""
+        assert self.raw is not None, "respond() has met one"
+        added = self._session_headers()
+
+        async def send_with_session(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self.raw(self.scope, receive, send_with_session)
 
     def _redirect(self, url: str) -> Answer:
         headers = ((b"location", location(url)), (b"cache-control", b"no-store"), *self._session_headers())
@@ -365,6 +393,9 @@ async def _run(engine: FastState, request: EventRequest, receive: Receive, send:
         answer = await engine.runtime.run(request)
     except Exception as exc:
         answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
+    if request.raw is not None and answer.body is None:
+        await request.send_raw(receive, send)
+        return
     await _send_answer(send, answer)
     if request.background is not None:
         await request.background()

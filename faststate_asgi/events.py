@@ -27,7 +27,6 @@ R = TypeVar("R")
 Q = ParamSpec("Q")
 
 METHODS = ("get", "post", "put", "patch", "delete")
-RESERVED_PREFIX = "_"
 
 
 class Kind(Enum):
@@ -69,6 +68,7 @@ class EventSpec:
     state_name: str = ""
     bound_field: str | None = None
     binder: Any = field(default=None, repr=False)
+    data_signature: inspect.Signature | None = field(default=None, repr=False)
 
     @property
     def path(self) -> str:
@@ -88,22 +88,37 @@ class EventSpec:
     @property
     def parameters(self) -> list[str]:
         """The names of the parameters that come from the request's data."""
-        hints = resolved_hints(self)
-        return [
-            name
-            for name, parameter in list(self.signature.parameters.items())[1:]
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            and (name == self.bound_field or injection(name, hints.get(name, Any)) is None)
-        ]
+        return list(self._from_data().parameters)
+
+    def _from_data(self) -> inspect.Signature:
+        """Return the signature without ``self`` and what is injected."""
+        if self.data_signature is None:
+            hints = resolved_hints(self)
+            wanted = [
+                parameter
+                for name, parameter in list(self.signature.parameters.items())[1:]
+                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+                and (name == self.bound_field or injection(name, hints.get(name, Any)) is None)
+            ]
+            self.data_signature = self.signature.replace(parameters=wanted)
+        return self.data_signature
 
     def is_required(self, name: str) -> bool:
         """Whether the parameter has no default."""
         return self.signature.parameters[name].default is inspect.Parameter.empty
 
     def bind_partial(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return arguments by name; ``TypeError`` if the method does not take them."""
+        """Return the request's data by name; ``TypeError`` if the method does not take it.
+
+        What is injected is not counted; where a type checker asks for it, a placeholder may stand in its place.
+        """
         try:
-            return dict(list(self.signature.bind_partial(None, *args, **kwargs).arguments.items())[1:])
+            return dict(self._from_data().bind_partial(*args, **kwargs).arguments)
+        except TypeError:
+            pass
+        try:
+            given = self.signature.bind_partial(None, *args, **kwargs).arguments
+            return {name: given[name] for name in self._from_data().parameters if name in given}
         except TypeError as exc:
             raise TypeError(f"{self.state_name}.{self.name}(): {exc}") from None
 
@@ -278,8 +293,6 @@ def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType)
         options = replace(options, guard=options.guard.joined(guard))
     if not inspect.isfunction(func):
         raise ConfigurationError(f"@event goes on a method, not on {shorten(func)}")
-    if func.__name__.startswith(RESERVED_PREFIX):
-        raise ConfigurationError(f"{func.__name__} begins with an underscore, so it cannot be an event; rename it")
     return Event(func, options, _hints_now(func, frame))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import FrozenInstanceError
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -77,6 +78,7 @@ class StateKey(str):
         record_id: str | None = None,
     ) -> StateKey:
         """Return the key of these parts."""
+        scope = StateScope(scope)
         parts = {"session_id": session_id, "user_id": user_id, "component_id": component_id, "record_id": record_id}
         key = super().__new__(cls, _text(scope, name, parts))
         for attribute, value in {"scope": scope, "name": name, **parts}.items():
@@ -84,7 +86,10 @@ class StateKey(str):
         return key
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a StateKey cannot be changed; make another one (tried to set {name!r})")
+        raise FrozenInstanceError(f"a StateKey cannot be changed; make another one (tried to set {name!r})")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"a StateKey cannot be changed (tried to delete {name!r})")
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.scope, self.name, self.session_id, self.user_id, self.component_id, self.record_id)

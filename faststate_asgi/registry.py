@@ -319,6 +319,10 @@ def _normal(cls: type[ReactiveState], config: StateConfig) -> StateConfig:
     except ValueError:
         known = ", ".join(scope.value for scope in StateScope)
         raise ConfigurationError(f"{cls.__name__}: unknown scope {shorten(config.scope)}; use one of {known}") from None
+    if type(config.requires_auth) is not bool:
+        raise ConfigurationError(
+            f"{cls.__name__}: requires_auth must be True or False, not {shorten(config.requires_auth)}"
+        )
     guard = make_guard(
         config.requires_auth or scope is StateScope.USER,
         config.permissions,
@@ -337,14 +341,19 @@ def _normal(cls: type[ReactiveState], config: StateConfig) -> StateConfig:
 
 
 def _is_positive_integer(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
+    return type(value) is int and value >= 1
+
+
+def _is_text(value: object) -> bool:
+    """Whether this is text with something in it; whoever uses no type checker may pass anything."""
+    return isinstance(value, str) and bool(value)
 
 
 def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
     """Refuse what contradicts itself."""
     where = cls.__name__
     is_table = bool(cls.model_config.get("table"))
-    for name in ("requires_auth", "auto_persist", "expire", "public", "create"):
+    for name in ("auto_persist", "expire", "public", "create"):
         if not isinstance(getattr(config, name), bool):
             raise ConfigurationError(f"{where}: {name} must be True or False, not {shorten(getattr(config, name))}")
     if config.ttl is not None and type(config.ttl) not in (int, float):
@@ -367,6 +376,10 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
             "public=True contradicts requires_auth, permissions, roles, owner_field and authorize",
         ),
         (
+            config.record_key is not None and not _is_text(config.record_key),
+            f"record_key must be the name of a parameter, not {shorten(config.record_key)}",
+        ),
+        (
             config.record_key is not None and config.scope is not StateScope.RECORD,
             "record_key is for RECORD scope only",
         ),
@@ -383,7 +396,7 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
         (config.upgrade is not None and not callable(config.upgrade), "upgrade must be callable"),
         (not _is_positive_integer(config.schema_version), "schema_version must be 1 or more"),
         (
-            config.name is not None and not _NAME.fullmatch(config.name),
+            config.name is not None and not (_is_text(config.name) and _NAME.fullmatch(config.name)),
             f"name {shorten(config.name)} must be letters, digits and underscores, beginning with a letter",
         ),
         (

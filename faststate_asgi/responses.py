@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
 
 from . import frames
 from .errors import FastStateError, RequestError
@@ -28,6 +31,8 @@ PROBLEM_HEADERS: Headers = ((b"content-type", b"application/problem+json"), *JSO
 def describe(exc: BaseException, where: str, *, is_debug: bool) -> tuple[dict[str, Json], Mapping[str, str]]:
     """Return what a client may know of an exception, and extra headers; unexpected ones are logged.
 
+    A plain ``HTTPException`` of Starlette or FastAPI was raised on purpose as well.
+
     Args:
         exc: any exception.
         where: the event or address, for the log and the ``event`` member.
@@ -43,6 +48,17 @@ def describe(exc: BaseException, where: str, *, is_debug: bool) -> tuple[dict[st
             "fields": exc.fields,
         }
         return problem, exc.headers or {}
+    if isinstance(exc, HTTPException):
+        is_known = exc.status_code in HTTPStatus.__members__.values()
+        title = HTTPStatus(exc.status_code).phrase if is_known else "Error"
+        detail = str(exc.detail)
+        return {
+            "status": exc.status_code,
+            "title": title,
+            "detail": detail,
+            "event": where,
+            "fields": {},
+        }, exc.headers or {}
     logger.error("event %s failed", where, exc_info=exc)
     title = exc.title if isinstance(exc, FastStateError) else "Internal error"
     detail = f"{type(exc).__name__}: {exc}" if is_debug else "Something went wrong on the server"

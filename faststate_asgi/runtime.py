@@ -16,7 +16,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from .errors import ArgumentError, FastStateError, OverloadedError, RequestError, TurnTimeoutError
+from starlette.exceptions import HTTPException
+
+from .errors import ArgumentError, FastStateError, OverloadedError, TurnTimeoutError
 from .events import EventSpec, Kind
 from .hub import Hub
 from .keys import StateKey
@@ -32,6 +34,7 @@ logger = logging.getLogger("faststate.events")
 
 WORKER_THREADS = 40
 MAX_ANSWER_BYTES = 16 * 1024
+REFUSALS = frozenset({401, 403, 413, 422, 429, 503})
 MAX_STREAMED_BYTES = 1 << 20
 TRANSACTION_WAIT_S = 30.0
 
@@ -351,7 +354,7 @@ class Runtime:
 
     async def _remember_failure(self, call: Call, exc: BaseException, answer: Answer) -> None:
         """Remember the answer of a handler that ran and failed; refusals are not remembered."""
-        is_refusal = isinstance(exc, RequestError) and exc.status_code not in (409, 504)
+        is_refusal = isinstance(exc, HTTPException) and exc.status_code in REFUSALS
         if call.names and not is_refusal:
             await self._answers.remember(self._remembered(call, answer))
 

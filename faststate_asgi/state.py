@@ -431,6 +431,10 @@ def _collect(cls: type[ReactiveState]) -> None:
                 continue
             seen.add(name)
             if isinstance(value, Event):
+                if name.startswith("_"):
+                    raise ConfigurationError(
+                        f"{cls.__name__}.{name} begins with an underscore, so it cannot be an event; rename it"
+                    )
                 value.name = name
                 events[name] = value.spec_for(cls)
             elif isinstance(value, Fragment):

@@ -16,7 +16,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from ..actions import ActionBuilder
+from ..actions import ActionBuilder, path_parts
 from .sse import Frame, FrameReader, apply, parse_frames
 
 DEADLINE_S = 10.0
@@ -334,6 +334,10 @@ class FastStateClient:
             path, method = spec.path, spec.method
             payload = spec.bind_partial(args, kwargs)
             query = {**event.ids, **(ids or {})}
+            path = "".join(
+                str(payload.pop(text) if text in payload else query.pop(text)) if is_name else text
+                for text, is_name in path_parts(path)
+            )
         url = f"{self._mount_path}/events/{quote(path, safe='/')}"
         sent = {"idempotency-key": key or secrets.token_hex(16), **({"datastar-request": "true"} if datastar else {})}
         if method in ("GET", "DELETE"):

@@ -1,12 +1,15 @@
 """What a handler may return, and what the asking page gets for it."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datastar_py import ServerSentEventGenerator
 from fasthtml.common import Div
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from faststate_asgi import Dispatch, Elements, Html, ReactiveState, Redirect, Remove, Script, event
 from faststate_asgi.testing import FastStateClient
@@ -34,6 +37,11 @@ class Speaker(ReactiveState):
     @event(selector="#box", mode="remove")
     def remove_box(self) -> str:
         return ""
+
+    @event
+    def fail(self, what: str) -> None:
+        if ANSWERS[what] is not None:
+            raise ANSWERS[what]
 
     @event
     def quiet(self) -> None:
@@ -177,6 +185,56 @@ async def test_a_response_is_sent_as_it_is(app: Any) -> None:
     assert (answer.status, answer.headers["location"]) == (307, "/x")
     answer = await said(app, Response(status_code=204))
     assert (answer.status, answer.body) == (204, b"")
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+async def test_a_file_or_a_stream_is_sent_as_it_is_and_once(app: Any, tmp_path: Path, is_file: bool) -> None:
+    path = tmp_path / "report.csv"
+    path.write_bytes(b"a,b\n" * 20_000)
+    ran: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"a,b\n" * 5_000
+
+    after = BackgroundTask(ran.append, 1)
+    response: Response = FileResponse(path, background=after)
+    if not is_file:
+        response = StreamingResponse(parts(), media_type="text/csv", background=after)
+    ANSWERS["it"] = response
+    async with FastStateClient(app) as client:
+        first = await client.call("Speaker/say", {"what": "it"}, key="k")
+        again = await client.call("Speaker/say", {"what": "it"}, key="k")
+        count = (await app.faststate.get(Speaker)).count
+    assert (first.status, first.body) == (200, b"a,b\n" * 20_000)
+    assert first.headers["content-type"].startswith("text/csv")
+    assert (again.status, again.body, count, ran) == (204, b"", 1, [1])
+
+
+async def test_the_status_of_starlettes_own_exception_is_kept(app: Any) -> None:
+    ANSWERS["it"] = HTTPException(418, "No coffee", headers={"x-own": "yes"})
+    async with FastStateClient(app) as client:
+        plain = await client.call("Speaker/fail", {"what": "it"}, datastar=False)
+        page = await client.call("Speaker/fail", {"what": "it"})
+    assert (plain.status, plain.json()["detail"], plain.headers["x-own"]) == (418, "No coffee", "yes")
+    assert page.error == {
+        "status": 418,
+        "title": "I'm a Teapot",
+        "detail": "No coffee",
+        "event": "Speaker/fail",
+        "fields": {},
+    }
+
+
+@pytest.mark.parametrize("status", [404, 409, 418])
+async def test_a_handlers_refusal_is_remembered_unless_another_try_may_help(app: Any, status: int) -> None:
+    ANSWERS["it"] = HTTPException(status)
+    async with FastStateClient(app) as client:
+        await client.call("Speaker/fail", {"what": "it"}, key="k")
+        ANSWERS["it"] = None
+        again = await client.call("Speaker/fail", {"what": "it"}, key="k")
+    assert again.error is not None
+    assert again.error["status"] == status
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,17 @@ class Taker(ReactiveState):
     def by_get(self, a: int = 0) -> None:
         GOT.update(a=a)
 
+    @event
+    async def optional_file(self, file: UploadFile | None = None, sizes: list[int] | None = None) -> None:
+        GOT.update(file=file, sizes=sizes)
+
+    @event
+    async def body(self, request: Request, a: int = 0) -> None:
+        GOT.update(form=dict(await request.form()) if a else await request.json())
+
     @event(method="delete")
-    def by_delete(self, a: int = 0) -> None:
-        GOT.update(a=a)
+    def by_delete(self, a: int = 0, b: int = 0) -> None:
+        GOT.update(a=a, b=b)
 
     @event(method="put")
     def by_put(self, a: int = 0) -> None:
@@ -218,7 +226,7 @@ async def test_every_method_gives_arguments(app: Any, name: str) -> None:
     async with FastStateClient(app) as client:
         answer = await client.call(getattr(Taker, name), 4)
         assert answer.status == 204
-    assert GOT == {"a": 4}
+    assert GOT["a"] == 4
 
 
 async def test_the_path_wins_over_the_query_and_the_query_over_the_body(app: Any) -> None:
@@ -297,6 +305,58 @@ async def test_files_and_fields_beyond_the_limit_are_refused(limit: dict[str, in
         )
     assert answer.status == 413
     assert GOT == {}
+
+
+async def test_the_texts_of_a_form_with_files_count_together() -> None:
+    async with FastStateClient(wrapped((Taker, GLOBAL), (Other, GLOBAL), max_body=100)) as client:
+        answer = await client.post(
+            f"{EVENTS}/Taker/upload",
+            data={"title": "x" * 60, "other": "y" * 60},
+            files={"file": ("a", b"z" * 200, "text/plain")},
+        )
+    assert answer.status == 413
+    assert GOT == {}
+
+
+async def test_a_form_without_a_chosen_file_has_none(app: Any) -> None:
+    async with FastStateClient(app) as client:
+        await client.post(
+            f"{EVENTS}/Taker/optional_file",
+            data={"sizes": ""},
+            files={"file": ("", b"", "application/octet-stream")},
+        )
+        assert GOT == {"file": None, "sizes": None}
+        answer = await client.post(
+            f"{EVENTS}/Taker/upload", data={"title": "t"}, files={"file": ("", b"", "application/octet-stream")}
+        )
+    assert answer.status == 422
+    assert list(answer.json()["fields"]) == ["file"]
+
+
+async def test_the_body_comes_before_the_signals_of_the_query(app: Any) -> None:
+    address = f"{EVENTS}/Taker/by_delete?datastar=%7B%22a%22%3A1%2C%22b%22%3A2%7D"
+    async with FastStateClient(app) as client:
+        await client.post(address, json={"a": 5}, method="DELETE")
+        assert GOT == {"a": 5, "b": 2}
+        await client.post(address, data={"a": "6"}, method="DELETE")
+    assert GOT == {"a": 6, "b": 2}
+
+
+async def test_an_injected_request_still_has_its_body(app: Any) -> None:
+    async with FastStateClient(app) as client:
+        await client.post(f"{EVENTS}/Taker/body", json={"x": 1})
+        assert GOT == {"form": {"x": 1}}
+        await client.post(f"{EVENTS}/Taker/body", data={"a": "1", "x": "2"})
+        assert GOT == {"form": {"a": "1", "x": "2"}}
+        await client.post(f"{EVENTS}/Taker/body", data={"a": "1"}, files={"file": ("n", b"1", "text/plain")})
+    assert GOT["form"]["file"].filename == "n"
+
+
+async def test_the_client_puts_arguments_into_a_custom_path(app: Any) -> None:
+    async with FastStateClient(app) as client:
+        answer = await client.call(Taker.by_path, 4, "x y", c="z")
+    assert answer.status == 204
+    assert GOT == {"a": 4, "b": "x y", "c": "z"}
 
 
 async def test_a_missing_argument_is_named(app: Any) -> None:

@@ -78,3 +78,40 @@ def test_an_argument_that_the_event_does_not_take_is_an_error(arguments: dict[st
 
 def test_an_action_is_escaped_where_markup_is_written() -> None:
     assert '"' not in Button.press("x").__html__()
+
+
+class Order(ReactiveState):
+    """Has its event at a path with parameters, and one with an injected parameter first."""
+
+    size: int = 0
+
+    @event("/orders/{order_id:int}/lines/{line}")
+    def cancel(self, order_id: int, line: str, reason: str = "") -> None:
+        """Do nothing."""
+
+    @event
+    def note(self, req: Any, text: Any) -> None:
+        """Do nothing."""
+
+
+REGISTRY.register(Order)
+
+
+def test_parameters_of_a_path_stand_in_the_address() -> None:
+    action = Order.cancel(5, "a b/'c'", reason="late")
+    assert action.startswith(
+        '@post(\'/faststate/events/orders/5/lines/a%20b%2F%27c%27\', {payload: {"reason": "late"},'
+    )
+
+
+def test_parameters_of_a_path_may_come_from_the_page() -> None:
+    action = Order.cancel(js("$row.id"))  # type: ignore[call-arg]  # the line comes from the page
+    address = "'/faststate/events/orders/' + encodeURIComponent($row.id) + '/lines/' + encodeURIComponent($line) + ''"
+    assert action.startswith(f"@post({address}, {{payload: {{}},")
+
+
+def test_what_is_injected_takes_no_place_among_the_arguments() -> None:
+    assert payload_of(Order.note("x")) == {"text": "x"}  # type: ignore[call-arg]
+    assert payload_of(Order.note(None, "x")) == {"text": "x"}
+    with pytest.raises(TypeError, match="note"):
+        Order.note(None, "x", "y")  # type: ignore[call-arg]  # that is the point

@@ -1,5 +1,7 @@
 """No two states share a key, and a key's text leads back to it."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,5 +54,15 @@ def test_everything_else_can_be_an_id(value: str) -> None:
 
 
 def test_a_key_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        StateKey(StateScope.GLOBAL, "A").name = "B"  # type: ignore[misc]  # that is the point
+    key = StateKey(StateScope.GLOBAL, "A")
+    with pytest.raises(FrozenInstanceError):
+        key.name = "B"  # type: ignore[misc]  # that is the point
+    with pytest.raises(FrozenInstanceError):
+        del key.name
+    assert key.name == "A"
+
+
+def test_a_scope_may_be_given_by_its_value() -> None:
+    assert StateKey("global", "A").scope is StateScope.GLOBAL  # type: ignore[arg-type]  # not everybody checks types
+    with pytest.raises(ValueError, match="planet"):
+        StateKey("planet", "A")  # type: ignore[arg-type]  # that is the point

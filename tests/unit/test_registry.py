@@ -117,6 +117,11 @@ def test_flat_states_that_share_a_signal_are_reported(caplog: pytest.LogCaptureF
         {"namespace": "1a"},
         {"rate_limit": "often"},
         {"schema_version": 0},
+        {"schema_version": True},
+        {"requires_auth": "no"},
+        {"name": 5},
+        {"scope": "record", "record_key": ""},
+        {"scope": "record", "record_key": 5},
         {"upgrade": 5},
     ],
 )

@@ -172,8 +172,20 @@ def test_event_options_that_cannot_work_are_refused(options: dict[str, Any]) -> 
 def test_an_underscored_method_is_no_event() -> None:
     with pytest.raises(ConfigurationError, match="underscore"):
 
-        @event
-        def _secret(self: Any) -> None: ...
+        class Hidden(ReactiveState):
+            @event
+            def _secret(self) -> None: ...
+
+
+def test_the_name_in_the_class_counts_not_that_of_the_function() -> None:
+    def _add(self: Any, amount: int = 1) -> None:
+        self.count += amount
+
+    made: Any = type("Made", (ReactiveState,), {"__annotations__": {"count": int}, "count": 0, "add": event(_add)})
+    state = made()
+    state.add(3)
+    assert state.count == 3
+    assert made.add(2).startswith("@post('/faststate/events/Made/add', ")
 
 
 def test_a_fragment_names_fields_that_exist_and_is_synchronous() -> None:
