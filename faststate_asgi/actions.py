@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic_core import to_jsonable_python
 
-from . import frames
+from . import echo, frames
 from .current import mount_url
 from .errors import ConfigurationError
 
@@ -103,7 +103,12 @@ def _camel(name: str) -> str:
 
 
 def make_action(
-    spec: EventSpec, ids: Mapping[str, str], places: Mapping[str, str], payload: str | None, **options: str
+    spec: EventSpec,
+    ids: Mapping[str, str],
+    places: Mapping[str, str],
+    payload: str | None,
+    more_headers: str = "",
+    **options: str,
 ) -> Action:
     """Return the action that calls ``spec``.
 
@@ -112,6 +117,7 @@ def make_action(
         ids: record or component id for the query string.
         places: what stands for the parameters of a custom path, in a JavaScript string between single quotes.
         payload: a JavaScript object, or None to send what Datastar sends by itself.
+        more_headers: JavaScript of headers that only this kind of event has.
         options: more options as JavaScript.
     """
     path = "".join(
@@ -121,7 +127,7 @@ def make_action(
     query = [f"{name}={quote(value, safe='')}" for name, value in ids.items() if name not in places]
     url = f"{mount_url()}/events/{path}" + (f"?{'&'.join(query)}" if query else "")
     given = {} if payload is None else {"payload": payload}
-    headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}}}"
+    headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}{more_headers and ', '}{more_headers}}}"
     return Action.build(
         spec.method.lower(), url, {**given, **options, "headers": headers, "requestCancellation": "'disabled'"}
     )
@@ -163,7 +169,7 @@ class ActionBuilder(Generic[P]):
         given = spec.bind_partial(args, kwargs)
         places = self._places(given)
         wanted = [n for n in spec.parameters if n not in places and (n in given or spec.is_required(n))]
-        return make_action(spec, self.ids, places, self._payload(wanted, given))
+        return make_action(spec, self.ids, places, self._payload(wanted, given), self._order(given))
 
     def form(self) -> Action:
         """Return the action that sends the form around the element, files included."""
@@ -173,7 +179,14 @@ class ActionBuilder(Generic[P]):
         """Return the action that takes every parameter from the page's signal of that name."""
         places = self._places({})
         wanted = [name for name in self.spec.parameters if name not in places]
-        return make_action(self.spec, self.ids, places, self._payload(wanted, {}))
+        return make_action(self.spec, self.ids, places, self._payload(wanted, {}), self._order({}))
+
+    def _order(self, given: Mapping[str, Any]) -> str:
+        """Return the header that keeps the requests of a setter in order, nothing for other events."""
+        name = self.spec.bound_field
+        if name is None:
+            return ""
+        return echo.header_expression(None if name in given else self._signal_of(name)[1:])
 
     def _payload(self, wanted: Iterable[str], given: Mapping[str, Any]) -> str:
         parts = (

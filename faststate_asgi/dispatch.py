@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from . import frames
+from . import echo, frames
 from .answers import Rendered, render
 from .binding import Binder, Incoming, Receive, binder_of, read_incoming
 from .context import RequestContext
 from .current import current_context
+from .echo import HEADER, Typed, typed_of
 from .errors import (
     AuthenticationError,
     AuthorizationError,
@@ -34,7 +35,7 @@ from .runtime import StreamedCall
 from .state import ReactiveState, Signals
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
-from .updates import Update, unchanged
+from .updates import Update, signal_path, unchanged
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -77,6 +78,7 @@ class EventRequest:
         "receive",
         "scope",
         "spec",
+        "typed",
         "version",
         "wanted",
     )
@@ -99,6 +101,7 @@ class EventRequest:
         self.is_datastar = headers.get(b"datastar-request") == b"true"
         self.idempotency_key: str | None = None if key is None else key.decode("latin-1")
         self.live = _NO_LIVE if live == b"undefined" else frozenset(live.decode("latin-1").split(","))
+        self.typed = None if spec.bound_field is None else typed_of(headers.get(HEADER))
         self.version = NO_VERSION
         self.background: Any = None
         self.raw: Response | None = None
@@ -172,6 +175,11 @@ class EventRequest:
         """Return the name under which the next request of the session that the handler made finds the answer."""
         session_id = self.context.made_session_id
         return () if session_id is None else (f"{session_id}:{self.spec.path}:{self.idempotency_key}",)
+
+    def order_name(self) -> str:
+        """Return the name under which the newest request of this tab for this field is remembered."""
+        assert self.typed is not None, "only setters are kept in order"
+        return f"typed:{self.typed.tag}:{self.spec.bound_field}:{self.key}"
 
     # -- in the turn -------------------------------------------------------------------------------------------------
 
@@ -281,6 +289,8 @@ class EventRequest:
         """Return the answer of an event that did not yield."""
         if isinstance(result, Response):
             return self._raw(result)
+        if self.typed is not None:
+            return self._answer(self._set_by(self.typed, prepared))
         if result is None:
             parts = [frame for update in prepared.updates if self._is_wanted(update) for frame in update.frames]
             return self._answer(b"".join(parts))
@@ -290,6 +300,30 @@ class EventRequest:
         if rendered.redirect is not None and not self.is_datastar:
             return self._redirect(rendered.redirect)
         return self._answer(self.body(prepared.updates, rendered))
+
+    def _set_by(self, typed: Typed, prepared: Prepared) -> bytes:
+        """Return the frames for a tab that set a field, and tell its stream that this request is done."""
+        field = self.spec.bound_field
+        assert field is not None, "only setters are kept in order"
+        note = echo.note(".".join((*signal_path(self.plan, self.key), field)), typed)
+        own = next((update for update in prepared.updates if update.key == self.key), None)
+        if own is None:
+            own = unchanged(self.plan, self.key, self.version)
+            prepared.updates.append(own)
+        prepared.writes = [item._replace(typed=note) if item.key == self.key else item for item in prepared.writes]
+        own.elements.append(echo.note_frame(note))
+        parts: list[bytes] = []
+        for update in prepared.updates:
+            if self._is_wanted(update):
+                parts += (
+                    update.frames_without(field) if typed.is_own and self._has_sent(update, field) else update.frames
+                )
+                parts += update.elements
+        return b"".join(parts)
+
+    def _has_sent(self, update: Update, field: str) -> bool:
+        """Whether the asking page holds the new value of its field already."""
+        return update.key == self.key and update.values.get(field) == self.arguments.get(field)
 
     def _answer(self, body: bytes) -> Answer:
         """Return the answer with these frames, 204 if there are none."""

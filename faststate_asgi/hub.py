@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import Any
 
 from . import frames
+from .echo import note_frame, with_tab
 from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published
@@ -45,6 +46,7 @@ class Mirror:
         "data",
         "fragment_at",
         "fragments",
+        "heard",
         "idle_ticks",
         "is_loaded",
         "is_stale",
@@ -74,6 +76,7 @@ class Mirror:
         self.removed_at: dict[str, int] = {}
         self.fragment_at: dict[str, int] = {}
         self.once: deque[tuple[int, bytes]] = deque(maxlen=ONE_OFF_ELEMENTS)
+        self.heard: list[bytes] = []
         self.streams: dict[Stream, None] = {}
         self.latest: tuple[int, list[bytes]] | None = None
         self.loading: asyncio.Task[None] | None = None
@@ -334,6 +337,8 @@ class Hub:
             mirror.is_loaded = True
             if has_news:
                 self._begin_round(mirror)
+            heard, mirror.heard = mirror.heard, []
+            self._send_elements(mirror, heard)
         finally:
             mirror.loading = None
 
@@ -414,12 +419,14 @@ class Hub:
 
     def _receive(self, message: Published) -> None:
         mirror = self._mirrors.get(message.key)
-        if mirror is None or message.version == mirror.version:
+        if mirror is None:
             return
+        if message.typed and (frame := note_frame(message.typed)):
+            mirror.heard = [*mirror.heard[1 - ONE_OFF_ELEMENTS :], frame]
         if not mirror.is_loaded:
             mirror.is_stale = True
-            return
-        self.reload(mirror)
+        elif message.version != mirror.version or mirror.heard:
+            self.reload(mirror)
 
     def reload(self, mirror: Mirror) -> None:
         """Read a mirror's state again, once, however often this is asked for."""
@@ -612,7 +619,9 @@ class Hub:
             logger.error("a background task of the hub failed", exc_info=error)
 
 
-def snapshot_frames(mirrors: Sequence[Mirror], labels: str, last_event_id: str | None) -> list[bytes]:
+def snapshot_frames(
+    mirrors: Sequence[Mirror], labels: str, last_event_id: str | None, tag: str | None = None
+) -> list[bytes]:
     """Return the first frames of a stream: everything, or only ``$_faststate`` if nothing was missed.
 
     Objects go as an empty string first: merging alone could not remove a key that the page still has.
@@ -620,7 +629,7 @@ def snapshot_frames(mirrors: Sequence[Mirror], labels: str, last_event_id: str |
     status: dict[str, Json] = {"_faststate": {"connected": True, "live": labels}}
     versions = [mirror.version for mirror in mirrors]
     if last_event_id == vector_id(mirrors, versions):
-        return [frames.signals(status)]
+        return [with_tab(frames.signals(status), tag)]
     blanks: dict[str, Json] = {}
     values: dict[str, Json] = {}
     for mirror in mirrors:
@@ -630,7 +639,7 @@ def snapshot_frames(mirrors: Sequence[Mirror], labels: str, last_event_id: str |
             merge(blanks, nest(path, objects))
         merge(values, nest(path, mirror.values))
     result = [frames.signals(blanks)] if blanks else []
-    result.append(frames.signals(merge(values, status)))
+    result.append(with_tab(frames.signals(merge(values, status)), tag))
     for mirror in mirrors:
         result += mirror.fragments.values()
     return result

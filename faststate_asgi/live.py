@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from . import frames
+from . import echo, frames
 from .current import current_context, mount_url
 from .errors import ConfigurationError
 from .patches import Json, merge
@@ -95,16 +95,20 @@ class Live(_Rendered):
         states = quote(self.labels, safe="") if "%" in self.labels else self.labels
         address = frames.expression(f"{mount_url()}/sse?states={states}")[1:-1]
         name = blake2b(self.labels.encode(), digest_size=4).hexdigest()
-        return _tag(
-            "div",
-            [
-                ("id", f"faststate-live-{name}"),
-                ("hidden", None),
-                ("data-signals", frames.expression(seeds)),
-                ("data-on:datastar-fetch", _ON_FETCH),
-                ("data-init", f"@get('{address}', {{{_STREAM_OPTIONS}}})"),
-            ],
-        )
+        attributes: list[tuple[str, str | None]] = [
+            ("id", f"faststate-live-{name}"),
+            ("hidden", None),
+            ("data-signals", frames.expression(seeds)),
+            ("data-on:datastar-fetch", _ON_FETCH),
+        ]
+        options = _STREAM_OPTIONS
+        if bound := [
+            ".".join((*state.signal_path, name)) for state in self.states for name in state.__faststate_bound__
+        ]:
+            attributes.append(("data-effect", echo.guard(sorted(bound))))
+            options = f"{options}, headers: {{'FastState-Tab': window.faststate.tab}}"
+        attributes.append(("data-init", f"@get('{address}', {{{options}}})"))
+        return _tag("div", attributes)
 
 
 class ErrorBox(_Rendered):

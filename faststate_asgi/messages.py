@@ -15,11 +15,13 @@ class Published(NamedTuple):
         key: which.
         before: its version before.
         version: its version now, ``"0"`` when it was deleted.
+        typed: the frame for the tab whose field was set so, see ``echo.py``; empty for any other change.
     """
 
     key: StateKey
     before: str
     version: str
+    typed: str = ""
 
 
 class Ended(NamedTuple):
@@ -35,7 +37,8 @@ Message = Published | Ended
 def encode(message: Message) -> str:
     """Return the text of a message."""
     if isinstance(message, Published):
-        return json.dumps({"key": str(message.key), "before": message.before, "version": message.version})
+        document = {"key": str(message.key), "before": message.before, "version": message.version}
+        return json.dumps({**document, "typed": message.typed} if message.typed else document)
     return json.dumps({"session": message.session, "user": message.user_id})
 
 
@@ -44,7 +47,8 @@ def decode(text: str) -> Message | None:
     try:
         document = json.loads(text)
         if "key" in document:
-            return Published(StateKey.parse(document["key"]), str(document["before"]), str(document["version"]))
+            versions = str(document["before"]), str(document["version"])
+            return Published(StateKey.parse(document["key"]), *versions, str(document.get("typed", "")))
         return Ended(document["session"], document["user"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 
+from .echo import REMEMBERED_S, Typed, is_overtaken
 from .errors import ArgumentError, FastStateError, OverloadedError, TurnTimeoutError
 from .events import EventSpec, Kind
 from .hub import Hub
@@ -43,7 +44,7 @@ class Call(Protocol):
     """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
 
     ``wanted`` are all states that change together, the event's own first. ``names`` are those under which the answer is
-    remembered, empty for none; ``owner`` is whose answers they are.
+    remembered, empty for none; ``owner`` is whose answers they are. ``typed`` numbers the requests of a tab for one field.
     """
 
     plan: StatePlan
@@ -53,6 +54,11 @@ class Call(Protocol):
     names: tuple[str, ...]
     digest: bytes
     owner: str
+    typed: Typed | None
+
+    def order_name(self) -> str:
+        """Return the name under which the newest of a tab's requests for one field is remembered."""
+        ...
 
     async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Load and check the states, and return the handler's own and its arguments."""
@@ -264,6 +270,11 @@ class Runtime:
         answer = await self._answers.recall(call.names)
         return answer if answer is None or answer.digest == call.digest else call.failed(_reused())
 
+    async def _is_overtaken(self, call: Call, typed: Typed) -> bool:
+        """Whether a newer request of the same tab for the same field has run."""
+        newest = await self._answers.recall((call.order_name(),))
+        return newest is not None and is_overtaken(typed.number, newest.digest)
+
     async def _run_once(self, running: _Running) -> None:
         """Take the turn, run the handler, commit, settle. Errors of the handler are answers too."""
         call = running.call
@@ -278,6 +289,11 @@ class Runtime:
                 running.claim()
                 await turn.release()
                 self._settle(running, known)
+                return
+            if call.typed is not None and await self._is_overtaken(call, call.typed):
+                running.claim()
+                await turn.release()
+                self._settle(running, Answer(call.digest, 204))
                 return
             try:
                 state, arguments = await call.prepare(turn)
@@ -356,9 +372,15 @@ class Runtime:
         """Remember the answer of a handler that ran and failed; refusals are not remembered."""
         is_refusal = isinstance(exc, HTTPException) and exc.status_code in REFUSALS
         if call.names and not is_refusal:
-            await self._answers.remember(self._remembered(call, answer))
+            await self._answers.remember(self._remembered_answer(call, answer))
 
     def _remembered(self, call: Call, answer: Answer) -> tuple[Remember, ...]:
+        if call.typed is not None:
+            newest = Remember((call.order_name(),), Answer(call.typed.number.encode(), 204), REMEMBERED_S)
+            return (*self._remembered_answer(call, answer), newest)
+        return self._remembered_answer(call, answer)
+
+    def _remembered_answer(self, call: Call, answer: Answer) -> tuple[Remember, ...]:
         if not call.names:
             return ()
         if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, unquote_plus
 
 from . import frames
 from .context import RequestContext
+from .echo import TAB_HEADER, stream_tag
 from .errors import (
     AuthenticationError,
     AuthorizationError,
@@ -77,6 +78,7 @@ class StreamOpening:
         self.engine, self.context = engine, context
         self._query: bytes = scope.get("query_string", b"")
         self._last_event_id = context.header(b"last-event-id")
+        self._tag = stream_tag(context.header(TAB_HEADER))
         self._labels = ""
 
     async def wanted(self) -> list[tuple[StatePlan, StateKey]]:
@@ -144,7 +146,7 @@ class StreamOpening:
         """Send the first frames and deliver changes until the client leaves or the stream has to end."""
         engine = self.engine
         try:
-            first = snapshot_frames(stream.mirrors, self._labels, self._last_event_id)
+            first = snapshot_frames(stream.mirrors, self._labels, self._last_event_id, self._tag)
             opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
             body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
             self._set_times(stream)

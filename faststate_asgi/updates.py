@@ -77,6 +77,12 @@ class Update:
             self._frames = [*signal_frames(path, self.patch, self.removed), *self.fragments.values()]
         return self._frames
 
+    def frames_without(self, name: str) -> list[bytes]:
+        """Return the same frames without one signal."""
+        patch = {key: value for key, value in self.patch.items() if key != name}
+        removed = tuple(key for key in self.removed if key != name)
+        return [*signal_frames(signal_path(self.plan, self.key), patch, removed), *self.fragments.values()]
+
 
 def signal_path(plan: StatePlan, key: StateKey) -> tuple[str, ...]:
     """Return where a state's signals are nested in pages."""

@@ -39,6 +39,7 @@ class Write(NamedTuple):
         fields: names of the changed stored fields, for other processes.
         shape: see ``Snapshot``.
         ttl_s: seconds without a write after which it is as never stored; None for never.
+        typed: which request of which tab's field made it, for other processes; empty for none.
     """
 
     key: StateKey
@@ -48,6 +49,7 @@ class Write(NamedTuple):
     fields: tuple[str, ...] = ()
     shape: str = ""
     ttl_s: float | None = None
+    typed: str = ""
 
 
 class Answer(NamedTuple):

@@ -221,7 +221,7 @@ class SqlStore:
                 raise LeaseLostError("The state was changed meanwhile; please try again")
         self._keep(connection, remember)
         for item in writes:
-            self._announce(connection, encode(Published(item.key, item.before, item.version)))
+            self._announce(connection, encode(Published(item.key, item.before, item.version, item.typed)))
 
     def _put(self, connection: Connection, item: Write) -> Any:
         if item.data is None:

@@ -22,6 +22,32 @@ _WATCH_ANSWERS = """
 }
 """
 
+_WATCH_WRITES = """
+(selector) => {
+  const element = document.querySelector(selector)
+  const {get, set} = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(element), 'value')
+  window.overwritten = []
+  Object.defineProperty(element, 'value', {
+    get() { return get.call(this) },
+    set(value) {
+      if (value !== get.call(this)) window.overwritten.push([get.call(this), value])
+      set.call(this, value)
+    }
+  })
+}
+"""
+
+
+def watch_writes(page: Page, selector: str) -> None:
+    """Records each time that a script puts another text into a field than the one that stands there."""
+    page.evaluate(_WATCH_WRITES, selector)
+
+
+def overwritten(page: Page) -> list[list[str]]:
+    """Returns what the watched field held and what it was overwritten with, in order."""
+    texts: list[list[str]] = page.evaluate("() => window.overwritten")
+    return texts
+
 
 def wait_for_text(page: Page, selector: str, text: str) -> None:
     """Returns once the element's text is `text`, to the last character."""

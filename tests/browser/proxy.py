@@ -5,6 +5,7 @@ POST from a stream.
 """
 
 import asyncio
+import random
 import socket
 import struct
 import threading
@@ -42,6 +43,8 @@ class Proxy:
         self._holds_streams = False
         self._held: list[Held] = []
         self._streams: set[asyncio.StreamWriter] = set()
+        self._delays = (0.0, 0.0, 0.0)
+        self._random = random.Random(0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._loop = asyncio.new_event_loop()
@@ -68,6 +71,11 @@ class Proxy:
     def hold_streams(self, is_holding: bool = True) -> None:
         """Lets no request for a stream reach the server until further notice."""
         self._call(self._order(holds_streams=is_holding))
+
+    def delay(self, requests_s: float, answers_s: float, streams_s: float, seed: int = 0) -> None:
+        """Delays each POST, each answer to one, and each part of a stream by up to so long, from now on, at random."""
+        self._random.seed(seed)
+        self._delays = (requests_s, answers_s, streams_s)
 
     def wait_held(self, count: int) -> None:
         """Returns once `count` answers are held."""
@@ -145,6 +153,8 @@ class Proxy:
         is_stream = b"/faststate/sse" in path
         if is_stream and self._holds_streams:
             await self._wait(lambda: not self._holds_streams)
+        if method == b"POST":
+            await self._pause(0)
         upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port)
         try:
             upstream.write(_closing(head) + body)
@@ -154,6 +164,11 @@ class Proxy:
                 await self._pass_on(upstream_reader, reader, writer, is_stream)
         finally:
             upstream.close()
+
+    async def _pause(self, which: int) -> None:
+        """Let some time pass on the wire."""
+        if self._delays[which]:
+            await asyncio.sleep(self._random.uniform(0, self._delays[which]))
 
     async def _answer_post(self, head: bytes, answer: bytes, writer: asyncio.StreamWriter) -> None:
         async with self._changed:
@@ -167,6 +182,7 @@ class Proxy:
             return
         if held is not None:
             await held.release.wait()
+        await self._pause(1)
         writer.write(answer)
         await writer.drain()
 
@@ -186,6 +202,8 @@ class Proxy:
                     return
                 if not chunk.result():
                     return
+                if is_stream:
+                    await self._pause(2)
                 writer.write(chunk.result())
                 await writer.drain()
         finally:

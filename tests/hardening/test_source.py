@@ -92,7 +92,7 @@ def imported(module: str) -> set[str]:
 
 LAYERS = (
     ("errors",),
-    ("keys", "patches", "current", "limits", "metrics", "parameters", "settings", "workers"),
+    ("keys", "patches", "current", "echo", "limits", "metrics", "parameters", "settings", "workers"),
     ("frames", "guards", "codec", "messages", "stores.base", "transports.base"),
     ("actions", "identity", "answers", "responses", "origins", "stores.memory", "transports.local"),
     ("events", "live"),
