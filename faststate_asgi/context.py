@@ -24,6 +24,7 @@ from .errors import (
     MissingParameterError,
     NotResolvedError,
     OverloadedError,
+    RequestError,
     StateNotFoundError,
 )
 from .guards import Guard
@@ -85,6 +86,7 @@ class RequestContext:
         "mount_url",
         "path_params",
         "presented_id",
+        "refused",
     )
 
     def __init__(self, engine: FastState, scope: Any, kind: Literal["page", "event", "stream"] = "page") -> None:
@@ -106,6 +108,7 @@ class RequestContext:
         self.is_presented_revoked = False
         self.presented_id: str | None = None
         self.path_params: dict[str, Any] | None = None
+        self.refused: RequestError | None = None
         self.headers = headers_of(scope)
         self.mount_url = engine.mount_url_of(scope)
 
@@ -114,7 +117,7 @@ class RequestContext:
 
     def close(self) -> None:
         """Let go of the scope, which refers to this object; in debug, report copies that were changed in place."""
-        self._scope = {}
+        self._scope, self.refused = {}, None
         if self._dumps:
             self._report_changes()
 
@@ -501,9 +504,23 @@ class RequestContext:
         except AuthenticationError as exc:
             raise self.refusal(exc) from None
 
-    def get_from_thread(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
-        """Return what ``get`` returns, in a worker thread."""
-        state: S = self._from_thread(self.get(cls, record_id=record_id, component_id=component_id))
+    async def get_for(self, request: Any, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
+        """Return what ``get`` returns, for a route of any framework.
+
+        Quart and Django keep the parameters of the path in the request, and make a 500 of a refusal that they do not
+        know: the middleware puts that right.
+        """
+        if self.path_params is None:
+            self.path_params = _path_params_of(request)
+        try:
+            return await self.get(cls, record_id=record_id, component_id=component_id)
+        except RequestError as exc:
+            self.refused = exc
+            raise
+
+    def get_from_thread(self, request: Any, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
+        """Return what ``get_for`` returns, in a worker thread."""
+        state: S = self._from_thread(self.get_for(request, cls, record_id=record_id, component_id=component_id))
         return state
 
     async def get_or_none(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S | None:
@@ -562,6 +579,13 @@ def headers_of(scope: Any) -> dict[bytes, bytes]:
             known = headers.get(name)
             headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
     return headers
+
+
+def _path_params_of(request: Any) -> dict[str, Any] | None:
+    """Return what Quart or Django found in the path; None where the scope has it."""
+    match = getattr(request, "resolver_match", None)
+    found = getattr(request, "view_args", None) if match is None else match.kwargs
+    return found or None
 
 
 def with_next(login_url: str, path: str, query: str) -> str:

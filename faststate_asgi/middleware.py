@@ -68,15 +68,24 @@ class FastStateMiddleware:
         context = scope["faststate"] = RequestContext(engine, scope)
         token = current_context.set(context)
 
+        is_hidden = False
+
         async def send_with_session(message: Any) -> None:
+            nonlocal is_hidden
             if message["type"] == "http.response.start" and not context.is_started:
+                if context.refused is not None and message["status"] == 500:
+                    is_hidden = True
+                    return
                 added = context.response_headers(message.get("headers", ()))
                 if added:
                     message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
+            if not is_hidden:
+                await send(message)
 
         try:
             await self.app(scope, receive, send_with_session)
+            if is_hidden and context.refused is not None:
+                raise context.refused
         except FastStateError as exc:
             if context.is_started:
                 raise

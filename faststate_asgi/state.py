@@ -334,13 +334,13 @@ class ReactiveState(SQLModel):
             record_id: instead of the one in the path or query.
             component_id: instead of the one in the query.
         """
-        state: Self = await _context_of(request).get(cls, record_id=record_id, component_id=component_id)
+        state: Self = await _context_of(request).get_for(request, cls, record_id=record_id, component_id=component_id)
         return state
 
     @classmethod
     def get(cls, request: Any, *, record_id: Any = None, component_id: Any = None) -> Self:
         """Return what ``aget`` returns, from ``def`` handlers in worker threads."""
-        state: Self = _context_of(request).get_from_thread(cls, record_id=record_id, component_id=component_id)
+        state: Self = _context_of(request).get_from_thread(request, cls, record_id=record_id, component_id=component_id)
         return state
 
     @classmethod

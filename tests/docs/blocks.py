@@ -17,7 +17,6 @@ from tests import services
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((services.ROOT / "docs").glob("*.md"))))
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)$")
-OPTIONAL = frozenset({"django"})
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,14 @@ import pytest
 
 from faststate_asgi.testing import FastStateClient
 from tests import services
-from tests.docs.blocks import OPTIONAL, PAGES, Block, blocks_of, programs, with_packages
+from tests.docs.blocks import PAGES, Block, blocks_of, programs, with_packages
 
 KNOWN_WORDS = frozenset({"setup", "output"})
 
 
 def ensure_installed(block: Block) -> None:
-    """Skip where a package is missing that the block imports; in CI that fails, but for optional ones."""
+    """Skip where a package is missing that the block imports; in CI that fails."""
     for package in block.packages:
-        if package in OPTIONAL:
-            pytest.importorskip(package)
         services.require(package, importlib.util.find_spec(package) is not None)
 
 
