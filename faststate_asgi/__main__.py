@@ -1,4 +1,4 @@
-"""The command line: ``create-tables``, ``purge``, ``routes APP`` and ``check APP``.
+"""The command line: ``create-tables [APP]``, ``purge``, ``routes APP`` and ``check APP``.
 
 Settings come from ``FASTSTATE_*`` variables, or from the app where one is named.
 """
@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("--store", help="the database, instead of FASTSTATE_STORE and FASTSTATE_DATABASE_URL")
         command.set_defaults(run=run)
+        if run is _create_tables:
+            command.add_argument(
+                "app",
+                nargs="?",
+                help="module:attribute of the wrapped app, whose table=True states get their tables too",
+            )
     for name, run, text in (
         ("routes", _routes, "list the events of an app"),
         ("check", _check, "report what looks like a mistake in an app's states"),
@@ -55,8 +61,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _backends(options: argparse.Namespace) -> Backends:
+    """Return the stores of the environment, or of the app where one is named; ``--store`` wins."""
     given = {"store": options.store} if options.store else {}
-    return Backends(make_settings(given), StateRegistry())
+    if not getattr(options, "app", None):
+        return Backends(make_settings(given), StateRegistry())
+    engine = _engine_of(options.app)
+    backends = Backends(make_settings(given), engine.registry) if given else engine.backends
+    backends.check()
+    return backends
 
 
 def _create_tables(options: argparse.Namespace) -> int:

@@ -11,12 +11,13 @@ import os
 import random
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import ArgumentError
 
 from .errors import ConfigurationError, FastStateError, MissingDependencyError, StoreUnavailableError, shorten
 from .hub import Hub, Mirror
+from .key_column import KeyColumn
 from .keys import StateKey, StateScope
 from .messages import Message
 from .registry import StatePlan, StateRegistry
@@ -24,6 +25,9 @@ from .settings import Settings
 from .stores.base import NO_VERSION, Snapshot, Store
 from .stores.memory import MemoryStore
 from .transports.base import Listener, Transport
+
+if TYPE_CHECKING:
+    from .stores.sql import SqlStore
 
 logger = logging.getLogger("faststate.stores")
 
@@ -75,6 +79,7 @@ class Backends:
         self._registry = registry
         self.stores: dict[str, Store] = {}
         self.transports: dict[str, Transport] = {}
+        self._database: SqlStore | None = None
         self._by_plan: dict[int, tuple[StatePlan, Store]] = {}
         for setting, url, kinds in (
             ("store", settings.store, _KINDS),
@@ -115,7 +120,7 @@ class Backends:
         from .stores.sql import SqlStore
 
         store = SqlStore(url, lease_s=settings.lease, timeout_s=settings.store_timeout, creates_tables=settings.debug)
-        self.stores["database"] = store
+        self.stores["database"] = self._database = store
         if scheme == "sqlite":
             from .transports.sqlite import SqliteTransport
 
@@ -157,6 +162,8 @@ class Backends:
         return known[1]
 
     def _chosen(self, plan: StatePlan) -> Store:
+        if plan.key_column is not None:
+            return self._with_table(plan, plan.key_column)
         backend = plan.config.persistence_backend
         if backend == "memory":
             return self._first("memory")
@@ -170,6 +177,18 @@ class Backends:
         if plan.config.auto_persist:
             return self._first("database", "redis", "memory")
         return self._first("redis", "database", "memory")
+
+    def _with_table(self, plan: StatePlan, key_column: KeyColumn) -> Store:
+        """Return the database, which keeps the class in its own table from now on."""
+        from .stores.tables import TableRows
+
+        if self._database is None:
+            raise ConfigurationError(
+                f"{plan.name} is a table=True state and needs a database: set store= or database_url= to "
+                "sqlite+aiosqlite:///app.db or postgresql+asyncpg://..."
+            )
+        self._database.adopt(TableRows(plan.name, plan.cls, plan.codec, key_column, plan.shape))
+        return self._database
 
     def check(self) -> None:
         """Refuse classes without a place, and memory where several workers would each have their own.

@@ -62,9 +62,7 @@ class Codec:
         """Whether every field is a public scalar: what changed is what is sent."""
         self._complex = tuple(n for n in self.stored if n not in self.plain)
         self._dump = _storage_serializer(core).to_json
-        self._new: Callable[[type[ReactiveState]], ReactiveState] = (
-            cls.__new__ if cls.model_config.get("table") else object.__new__
-        )
+        self._new: Callable[[type[ReactiveState]], ReactiveState] = object.__new__
         self._validate = cls.__pydantic_validator__.validate_json
         self._public_dump = cls.__pydantic_serializer__.to_python
         self.shape = blake2b("\n".join(sorted(self.stored)).encode(), digest_size=4).hexdigest()
@@ -95,7 +93,7 @@ class Codec:
         Raises:
             ValidationError: the snapshot does not fit the class.
         """
-        # SQLModel's own __new__ prepares what the validator sets anyway; tables need theirs.
+        # SQLModel's own __new__ prepares what the validator sets anyway.
         state = self._new(self.cls)
         self._validate(data, self_instance=state, by_alias=False, by_name=True)
         return state

@@ -369,7 +369,7 @@ class RequestContext:
                 user = self.user
                 if user is None:
                     raise AuthenticationError("Please log in first")
-                return StateKey(StateScope.USER, plan.name, user_id=checked_id(user, "user id"))
+                return StateKey(StateScope.USER, plan.name, user_id=plan.row_id(checked_id(user, "user id")))
             case StateScope.COMPONENT:
                 own = self._own_id(plan, component_id, ("component_id",), ("component_id",))
                 return StateKey(
@@ -378,7 +378,7 @@ class RequestContext:
             case StateScope.RECORD:
                 named = dict.fromkeys(name for name in (plan.config.record_key, "record_id") if name)
                 own = self._own_id(plan, record_id, (*named, "id"), tuple(named))
-                return StateKey(StateScope.RECORD, plan.name, record_id=own)
+                return StateKey(StateScope.RECORD, plan.name, record_id=plan.row_id(own))
 
     def _session_or_ephemeral(self) -> str:
         """Return the session's id; where none may be made, one that lives as long as the request."""

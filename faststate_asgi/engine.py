@@ -329,7 +329,7 @@ class FastState:
         if snapshot is None:
             if not plan.has_default:
                 return None
-            state = plan.cls()
+            state = plan.new(key)
             bond = Bond(key, read_only=True, namespace=plan.namespace)
         else:
             try:
@@ -512,12 +512,12 @@ def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str 
         case StateScope.SESSION:
             return StateKey(StateScope.SESSION, plan.name, session_id=need(session_id, "session_id"))
         case StateScope.USER:
-            return StateKey(StateScope.USER, plan.name, user_id=need(user_id, "user_id"))
+            return StateKey(StateScope.USER, plan.name, user_id=plan.row_id(need(user_id, "user_id")))
         case StateScope.COMPONENT:
             session, own = need(session_id, "session_id"), need(own_id, "component_id")
             return StateKey(StateScope.COMPONENT, plan.name, session_id=session, component_id=own)
         case StateScope.RECORD:
-            return StateKey(StateScope.RECORD, plan.name, record_id=need(own_id, "record_id"))
+            return StateKey(StateScope.RECORD, plan.name, record_id=plan.row_id(need(own_id, "record_id")))
 
 
 def get_state_info(registry: StateRegistry | None = None, engine: FastState | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@
         ├── AuthorizationError (PermissionError) 403
         │   └── CrossSiteError                   403  the request comes from another origin
         ├── StateNotFoundError (LookupError)     404
+        ├── ConflictError (ValueError)           409  a table refuses a row
         ├── LeaseLostError (RuntimeError)        409
         ├── BodyTooLargeError (ValueError)       413
         ├── ArgumentError (ValueError)           422
@@ -149,6 +150,13 @@ class StateNotFoundError(RequestError, LookupError):
 
     status = 404
     title = "Not found"
+
+
+class ConflictError(RequestError, ValueError):
+    """409: a table refuses what an event would write, by a unique, foreign key or check constraint."""
+
+    status = 409
+    title = "Conflict"
 
 
 class LeaseLostError(RequestError, RuntimeError):

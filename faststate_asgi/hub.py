@@ -34,7 +34,7 @@ logger = logging.getLogger("faststate.hub")
 SENDS_PER_TURN = 50
 ONE_OFF_ELEMENTS = 32
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Load = Callable[[StatePlan, Snapshot | None], ReactiveState | None]
+Load = Callable[[StatePlan, Snapshot | None, StateKey], ReactiveState | None]
 
 
 class Mirror:
@@ -333,7 +333,7 @@ class Hub:
                 snapshot = await self._read(mirror.plan, mirror.key)
                 if not mirror.is_stale:
                     break
-            has_news = mirror.absorb(snapshot, self._load(mirror.plan, snapshot))
+            has_news = mirror.absorb(snapshot, self._load(mirror.plan, snapshot, mirror.key))
             mirror.is_loaded = True
             if has_news:
                 self._begin_round(mirror)

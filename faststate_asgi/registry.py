@@ -18,6 +18,7 @@ from .codec import Codec
 from .errors import ConfigurationError, shorten
 from .events import EventSpec
 from .guards import Guard, make_guard, names
+from .key_column import KeyColumn
 from .keys import StateScope
 from .limits import Rate, parse_rate
 from .parameters import state_in
@@ -102,6 +103,8 @@ class StatePlan:
     shape: str
     is_implicit: bool = field(default=False, kw_only=True)
     codec: Codec = field(repr=False)
+    key_column: KeyColumn | None = field(default=None, kw_only=True)
+    """Of a ``table=True`` state."""
 
     @property
     def scope(self) -> StateScope:
@@ -123,6 +126,27 @@ class StatePlan:
                 fields = self.config.upgrade(fields, version)
             return self.codec.load(to_json(fields)), None
         return self.codec.load(data), self.codec.unknown(data)
+
+    def new(self, key: StateKey | None) -> ReactiveState:
+        """Return a state that was never stored: defaults, required fields not set yet."""
+        if self.key_column is None and self.has_default:
+            return self.cls()
+        if self.key_column is None or key is None:
+            return _blank(self.cls)
+        return _blank(self.cls, **{self.key_column.name: self.key_column.value_of(key)})
+
+    @property
+    def must_exist(self) -> bool:
+        """Whether only others make it: a row of a table, unless ``create=True``."""
+        return self.key_column is not None and not self.config.create
+
+    def row_id(self, own_id: str) -> str:
+        """Return a record's or user's id as the key column of a table spells it.
+
+        Raises:
+            StateNotFoundError: no row can have it.
+        """
+        return own_id if self.key_column is None else self.key_column.canonical(own_id)
 
     @property
     def id_parameter(self) -> str:
@@ -292,6 +316,18 @@ class StateRegistry:
         return len(self._plans)
 
 
+def _blank(cls: type[ReactiveState], **values: Any) -> ReactiveState:
+    """Return an instance whose required fields are not set yet; they are validated at the commit."""
+    state = cls.__new__(cls)
+    defaults = {
+        name: info.get_default(call_default_factory=True, validated_data={})
+        for name, info in cls.model_fields.items()
+        if not info.is_required()
+    }
+    object.__setattr__(state, "__dict__", {**defaults, **values})
+    return state
+
+
 def _declared(cls: type[ReactiveState]) -> Iterable[type[ReactiveState]]:
     """Return all subclasses that are alive."""
     for child in cls.__subclasses__():
@@ -352,7 +388,7 @@ def _is_text(value: object) -> bool:
 def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
     """Refuse what contradicts itself."""
     where = cls.__name__
-    is_table = bool(cls.model_config.get("table"))
+    is_table = cls.__faststate_is_table__
     for name in ("auto_persist", "expire", "public", "create"):
         if not isinstance(getattr(config, name), bool):
             raise ConfigurationError(f"{where}: {name} must be True or False, not {shorten(getattr(config, name))}")
@@ -388,6 +424,16 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
             is_table and config.scope in (StateScope.SESSION, StateScope.COMPONENT),
             "a table=True state cannot have session or component scope; use GLOBAL, USER or RECORD",
         ),
+        (
+            is_table and config.persistence_backend in ("memory", "redis"),
+            f"a table=True state lives in a database, not in {config.persistence_backend}",
+        ),
+        (is_table and config.expire, "the rows of a table=True state do not expire; leave out expire=True"),
+        (
+            is_table and (config.upgrade is not None or config.schema_version != 1),
+            "schema_version and upgrade are for states that are stored as JSON; a table is changed by a migration",
+        ),
+        (is_table and bool(cls.__sqlmodel_relationships__), "a table=True state cannot have relationships"),
         (
             config.owner_field is not None and config.owner_field not in cls.model_fields,
             f"owner_field {shorten(config.owner_field)} is no field",
@@ -427,6 +473,12 @@ def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
     )
     for spec in cls.__faststate_events__.values():
         parse_rate(spec.options.rate_limit, f"{name}.{spec.name}")
+    key_column = KeyColumn(cls) if cls.__faststate_is_table__ else None
+    if key_column is not None and key_column.name in cls.__faststate_bound__:
+        raise ConfigurationError(f"{cls.__name__}.{key_column.name}: a primary key cannot be Bound; it never changes")
+    required = {field for field, info in cls.model_fields.items() if info.is_required()}
+    if key_column is not None:
+        required.discard(key_column.name)
     return StatePlan(
         cls=cls,
         name=name,
@@ -435,9 +487,10 @@ def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
         rate=parse_rate(checked.rate_limit, name),
         events=cls.__faststate_events__,
         namespace=namespace,
-        has_default=not any(info.is_required() for info in cls.model_fields.values()),
+        has_default=not required and (key_column is None or checked.create),
         shape=f"{checked.schema_version}:{cls.__faststate_codec__().shape}",
         codec=cls.__faststate_codec__(),
+        key_column=key_column,
     )
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from sqlmodel import SQLModel
+from sqlmodel.main import FieldInfo as ColumnInfo
+from sqlmodel.main import SQLModelMetaclass
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -145,7 +147,16 @@ class Actions:
         return type(self._state).__faststate_builder__(name, self._state)
 
 
-class ReactiveState(SQLModel):
+class _StateType(SQLModelMetaclass):
+    """Tells a class that is being made whether it is a table, which SQLModel itself says only afterwards."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        if kwargs.get("table"):
+            namespace = {**namespace, "__faststate_is_table__": True}
+        return super().__new__(mcs, name, bases, namespace, **kwargs)
+
+
+class ReactiveState(SQLModel, metaclass=_StateType):
     """Base of every state: a class with fields and ``@event`` methods.
 
     Fields are validated on creation and on assignment. Outside of a request an instance is a plain object and its
@@ -171,11 +182,8 @@ class ReactiveState(SQLModel):
     __faststate_id_parameter__: ClassVar[str] = "record_id"
 
     if TYPE_CHECKING:
-
-        @property
-        def id(self) -> str:
-            """The UUID that belongs to the key, the same on each read."""
-            ...
+        id: Any = ColumnInfo(init=False)
+        """The UUID that belongs to the key as text, the same on each read; in a table that has one, the column."""
 
         signal: ClassVar[SignalPaths]
     else:
@@ -195,7 +203,6 @@ class ReactiveState(SQLModel):
         _refuse_reserved_fields(cls)
         cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
         cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
-        cls.__faststate_is_table__ = bool(cls.model_config.get("table"))
         _add_setters(cls)
         _collect(cls)
         cls.__faststate_codec_cache__ = None
@@ -227,10 +234,10 @@ class ReactiveState(SQLModel):
                 f"{type(self).__name__} is a read-only copy here: {name!r} cannot be set; change it in an event, or in "
                 f'`async with scope["faststate"].transaction({type(self).__name__}) as state:`'
             )
-        if self.__faststate_is_table__:
+        if self.__faststate_is_table__ and bond is None:
             super().__setattr__(name, value)
         else:
-            # What SQLModel adds is for tables.
+            # What SQLModel adds is for rows of a database session; the engine's copies belong to none.
             BaseModel.__setattr__(self, name, value)
 
     def delete(self) -> None:
@@ -377,13 +384,12 @@ def _is_private(name: str, info: FieldInfo) -> bool:
 
 def _refuse_reserved_fields(cls: type[ReactiveState]) -> None:
     """Refuse fields whose names the base class uses."""
-    is_table = bool(cls.model_config.get("table"))
     for name in cls.model_fields:
         if name in POISON_KEYS:
             raise ConfigurationError(
                 f"{cls.__name__}.{name}: {name!r} breaks every page that receives it; rename the field"
             )
-        if name in _BASE_NAMES and not (name == "id" and is_table):
+        if name in _BASE_NAMES and not (name == "id" and cls.__faststate_is_table__):
             raise ConfigurationError(f"{cls.__name__}.{name}: {name!r} is used by ReactiveState; rename the field")
 
 

@@ -11,7 +11,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigurationError, LeaseLostError, NestedTurnError, OverloadedError, StateNotFoundError
+from .errors import (
+    ConfigurationError,
+    InvalidStateError,
+    LeaseLostError,
+    NestedTurnError,
+    OverloadedError,
+    StateNotFoundError,
+)
 from .keys import StateKey, StateScope
 from .patches import Json
 from .registry import StatePlan
@@ -347,9 +354,9 @@ class Turns:
             before = snapshot.data if snapshot.shape == plan.shape else plan.codec.dump(state, extra)
             values = dict(state.__dict__)
             return Entry(plan, key, snapshot.version, snapshot.data, state, values, before, extra=extra)
-        if not plan.has_default and not may_create:
+        if not plan.has_default and (not may_create or plan.must_exist):
             raise StateNotFoundError(f"{plan.name} does not exist")
-        state = plan.cls() if plan.has_default else blank(plan.cls)
+        state = plan.new(key)
         before = b"" if not plan.has_default or plan.codec.is_all_plain else plan.codec.dump(state)
         bind(state, Bond(key, namespace=plan.namespace))
         return Entry(plan, key, NO_VERSION, None, state, dict(state.__dict__), before, is_blank=not plan.has_default)
@@ -360,6 +367,8 @@ class Turns:
         assert bond is not None, "states of a turn are bound"
         if bond.deleted:
             return self._deletion(entry)
+        if plan.key_column is not None and not plan.key_column.is_of(entry.state, key):
+            raise InvalidStateError(f"{plan.name}.{plan.key_column.name}: the primary key of a row cannot be changed")
         if entry.is_blank:
             data = plan.codec.dump(entry.state)
             state, names = plan.codec.validated(data), plan.codec.stored
@@ -381,7 +390,7 @@ class Turns:
         plan, key = entry.plan, entry.key
         names = plan.codec.stored
         if plan.has_default:
-            state = plan.cls()
+            state = plan.new(key)
             bind(state, Bond(key, namespace=plan.namespace))
             update = make_update(
                 plan, key, (entry.version, NO_VERSION), None, names, state, lambda: self.as_loaded(entry)
@@ -395,16 +404,4 @@ class Turns:
         """Return the state as it was before the handler ran."""
         if entry.before:
             return entry.plan.codec.load(entry.before)
-        return entry.plan.cls() if entry.plan.has_default else blank(entry.plan.cls)
-
-
-def blank(cls: type[ReactiveState]) -> ReactiveState:
-    """Return an instance whose required fields are not set yet; they are validated at the commit."""
-    state = cls.__new__(cls)
-    defaults = {
-        name: info.get_default(call_default_factory=True, validated_data={})
-        for name, info in cls.model_fields.items()
-        if not info.is_required()
-    }
-    object.__setattr__(state, "__dict__", defaults)
-    return state
+        return entry.plan.new(entry.key)

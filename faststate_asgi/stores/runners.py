@@ -227,6 +227,7 @@ class PostgresRunner:
     def __init__(self, url: str, timeout_s: float) -> None:
         self._url, self._timeout_s = make_url(url), timeout_s
         self._engine: Any = None
+        self._reader: Any = None
 
     async def open(self) -> None:
         """Make the pool; connections are made when they are needed."""
@@ -241,6 +242,7 @@ class PostgresRunner:
             pool_timeout=self._timeout_s,
             connect_args={"timeout": self._timeout_s, "command_timeout": self._timeout_s},
         )
+        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
     async def aclose(self) -> None:
         """Close the pool."""
@@ -249,13 +251,16 @@ class PostgresRunner:
 
     async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction."""
-        async with asyncio.timeout(self._timeout_s * 2), self._engine.begin() as connection:
-            result: T = await connection.run_sync(operation)
-            return result
+        return await self._in_transaction(self._engine, operation)
 
     async def read(self, operation: Operation[T]) -> T:
-        """Run in a transaction too: one statement sees one moment."""
-        return await self.write(operation)
+        """Run in a transaction that sees one moment, however many statements it has."""
+        return await self._in_transaction(self._reader, operation)
+
+    async def _in_transaction(self, engine: Any, operation: Operation[T]) -> T:
+        async with asyncio.timeout(self._timeout_s * 2), engine.begin() as connection:
+            result: T = await connection.run_sync(operation)
+            return result
 
 
 def make_runner(url: str, timeout_s: float) -> Runner:

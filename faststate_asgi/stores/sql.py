@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import secrets
 import time
 from base64 import b64decode, b64encode
@@ -25,12 +26,14 @@ from ..errors import (
     LeaseLostError,
     OverloadedError,
     StoreUnavailableError,
+    shorten,
 )
 from ..keys import StateKey, StateScope
 from ..messages import Published, addressed, encode
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 from .runners import Operation, make_runner
 from .statements import metadata
+from .tables import TableRows
 
 __all__ = ["NOTIFY_CHANNEL", "SqlStore", "metadata"]
 
@@ -41,6 +44,7 @@ TRIM_EVERY = 4
 POLL_S = (0.005, 0.05)
 TRIES = 3
 NOTIFY_CHANNEL = "faststate"
+_NOT_THERE = re.compile("no such (table|column)|has no column named")
 _OWNED = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -68,6 +72,8 @@ class SqlStore:
         self._sql = self._runner.statements
         self._is_open = False
         self._kept = 0
+        self._tables: dict[str, TableRows] = {}
+        self._unmade: list[TableRows] = []
 
     async def open(self) -> None:
         """Connect, and make missing tables where that is wanted."""
@@ -80,7 +86,17 @@ class SqlStore:
 
     async def create_tables(self) -> None:
         """Make the tables that are missing."""
-        await self._guarded(lambda: self._runner.write(lambda connection: metadata.create_all(connection)))
+        unmade, self._unmade = self._unmade, []
+        try:
+            await self._guarded(lambda: self._runner.write(lambda connection: _make_tables(connection, unmade)))
+        except BaseException:
+            self._unmade += unmade
+            raise
+
+    def adopt(self, rows: TableRows) -> None:
+        """Keep the states of a ``table=True`` class in its table from now on."""
+        self._tables[rows.name] = rows
+        self._unmade.append(rows)
 
     async def aclose(self) -> None:
         """Disconnect; idempotent."""
@@ -95,9 +111,13 @@ class SqlStore:
     # -- running -----------------------------------------------------------------------------------------------------
 
     async def _read(self, operation: Operation[T]) -> T:
+        if self._unmade and self._creates_tables:
+            await self.create_tables()
         return await self._guarded(lambda: self._runner.read(operation))
 
     async def _write(self, operation: Operation[T]) -> T:
+        if self._unmade and self._creates_tables:
+            await self.create_tables()
         return await self._guarded(lambda: self._runner.write(operation))
 
     async def _guarded(self, run: Callable[[], Awaitable[T]]) -> T:
@@ -117,7 +137,7 @@ class SqlStore:
             except ProgrammingError as exc:
                 raise _missing_table(exc) from exc
             except (SQLAlchemyError, OSError, TimeoutError) as exc:
-                if "no such table" in str(exc):
+                if _NOT_THERE.search(str(exc)):
                     raise _missing_table(exc) from exc
                 if attempt == TRIES - 1 or not _is_worth_repeating(exc):
                     raise StoreUnavailableError(
@@ -134,9 +154,20 @@ class SqlStore:
         return [found.get(key) for key in keys]
 
     def _load(self, connection: Connection, keys: Sequence[StateKey]) -> dict[StateKey, Snapshot]:
-        by_text = {str(key): key for key in keys}
-        rows = connection.execute(self._sql.read, {"keys": list(by_text)})
-        return {by_text[row[0]]: Snapshot(row[1], _bytes(row[2]), row[3]) for row in rows}
+        by_text: dict[str, StateKey] = {}
+        of_tables: dict[str, list[StateKey]] = {}
+        for key in keys:
+            if key.name in self._tables:
+                of_tables.setdefault(key.name, []).append(key)
+            else:
+                by_text[str(key)] = key
+        found: dict[StateKey, Snapshot] = {}
+        if by_text:
+            rows = connection.execute(self._sql.read, {"keys": list(by_text)})
+            found = {by_text[row[0]]: Snapshot(row[1], _bytes(row[2]), row[3]) for row in rows}
+        for name, mine in of_tables.items():
+            found.update(self._tables[name].load(connection, self._sql, mine))
+        return found
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
@@ -217,13 +248,16 @@ class SqlStore:
             return
         self._hold(connection, lease, self._sql.release if release else self._sql.renew)
         for item in writes:
-            if self._put(connection, item) is None:
+            if not self._put(connection, item):
                 raise LeaseLostError("The state was changed meanwhile; please try again")
         self._keep(connection, remember)
         for item in writes:
             self._announce(connection, encode(Published(item.key, item.before, item.version, item.typed)))
 
     def _put(self, connection: Connection, item: Write) -> Any:
+        table = self._tables.get(item.key.name)
+        if table is not None:
+            return table.put(connection, self._sql, item)
         if item.data is None:
             return connection.execute(self._sql.delete, {"key": str(item.key), "before": item.before}).first()
         values = {
@@ -361,14 +395,22 @@ def load_headers(stored: str) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((b64decode(name), b64decode(value)) for name, value in json.loads(stored))
 
 
+def _make_tables(connection: Connection, unmade: Sequence[TableRows]) -> None:
+    """Make the tables that are missing, the package's own first."""
+    metadata.create_all(connection)
+    for rows in unmade:
+        rows.table.metadata.create_all(connection, tables=rows.tables)
+
+
 def _bytes(data: str | bytes) -> bytes:
     return data if isinstance(data, bytes) else data.encode()
 
 
-def _missing_table(exc: BaseException) -> ConfigurationError:
+def _missing_table(exc: SQLAlchemyError | OSError) -> ConfigurationError:
+    cause = getattr(exc, "orig", None) or exc
     return ConfigurationError(
-        f"a table of faststate is missing or has another form ({type(exc).__name__}); "
-        "make the tables with: python -m faststate_asgi create-tables"
+        f"a table of faststate is missing or has another form ({shorten(str(cause))}); make the package's own and those of your "
+        "table=True states with: python -m faststate_asgi create-tables module:app"
     )
 
 

@@ -62,6 +62,13 @@ _record = Table(
     Column("value", LargeBinary, nullable=False),
     Column("expires_at", Double, nullable=False, index=True),
 )
+_row = Table(
+    "faststate_row",
+    metadata,
+    Column("key", String(2048), primary_key=True),
+    Column("version", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+)
 _commit = Table(
     "faststate_commit",
     metadata,
@@ -122,10 +129,19 @@ class Statements:
             f"UPDATE faststate_state SET version = :version, data = :data, shape = :shape, expires_at = {ttl} "
             "WHERE key = :key AND version = :before RETURNING key"
         )
+        self.is_sqlite = "epoch" not in now
+        self.marks = of_many("SELECT key, version, digest FROM faststate_row WHERE key IN :keys", "keys")
+        self.put_mark = sql(
+            "INSERT INTO faststate_row (key, version, digest) VALUES (:key, :version, :digest) "
+            "ON CONFLICT (key) DO UPDATE SET version = excluded.version, digest = excluded.digest"
+        )
+        self.drop_mark = sql("DELETE FROM faststate_row WHERE key = :key")
         self.delete = sql("DELETE FROM faststate_state WHERE key = :key AND version = :before RETURNING key")
         self.touch = sql("UPDATE faststate_state SET expires_at = NOW + :ttl_s WHERE key = :key AND expires_at > NOW")
         self.session = sql("SELECT key, version FROM faststate_state WHERE session_id = :session_id")
-        self.count = sql(f"SELECT count(*) FROM faststate_state WHERE {alive}")
+        self.count = sql(
+            f"SELECT (SELECT count(*) FROM faststate_state WHERE {alive}) + (SELECT count(*) FROM faststate_row)"
+        )
         self.recall = of_many(
             "SELECT digest, status, headers, body FROM faststate_answer WHERE name IN :names AND expires_at > NOW",
             "names",

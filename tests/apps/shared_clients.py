@@ -47,9 +47,9 @@ def store_of(request: pytest.FixtureRequest, folder: Path) -> str:
     return url
 
 
-async def serve_many(serve: Serve, count: int, env: dict[str, str], *args: str) -> list[SiteServer]:
+async def serve_many(serve: Serve, count: int, env: dict[str, str], *args: str, app: str = APP) -> list[SiteServer]:
     """Return several servers of the same site; the first one makes the tables."""
-    return [await asyncio.to_thread(serve, APP, *args, env=env) for _ in range(count)]
+    return [await asyncio.to_thread(serve, app, *args, env=env) for _ in range(count)]
 
 
 class Tab:

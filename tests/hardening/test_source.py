@@ -93,7 +93,7 @@ def imported(module: str) -> set[str]:
 LAYERS = (
     ("errors",),
     ("keys", "patches", "current", "echo", "limits", "metrics", "parameters", "settings", "workers"),
-    ("frames", "guards", "codec", "messages", "stores.base", "transports.base"),
+    ("frames", "guards", "codec", "key_column", "messages", "stores.base", "transports.base"),
     ("actions", "identity", "answers", "responses", "origins", "stores.memory", "transports.local"),
     ("events", "live"),
     ("state",),

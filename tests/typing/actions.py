@@ -80,5 +80,6 @@ async def on_an_instance(counter: CounterState) -> None:
     assert_type(counter.count, int)
     assert_type(counter.note, str)
     assert_type(counter.token, str)
-    assert_type(counter.id, str)
+    text: str = counter.id
+    assert text
     assert_type(counter.version, str)

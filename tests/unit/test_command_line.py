@@ -267,3 +267,27 @@ def test_a_setting_that_is_not_known_is_one_sentence(folder: Path) -> None:
     finished = run("purge", cwd=folder, FASTSTATE_COLOUR="red")
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: unknown setting 'FASTSTATE_COLOUR'")
+
+
+def test_create_tables_with_an_app_makes_the_tables_of_its_states(folder: Path) -> None:
+    (folder / "shop.py").write_text(
+        APP.replace("STORE", STORE)
+        .replace("PUBLIC", "True")
+        .replace("class Document(ReactiveState):", "class Document(ReactiveState, table=True):\n    id: int = Key()")
+        .replace(
+            "from faststate", "from sqlmodel import Field\nKey = lambda: Field(primary_key=True)\nfrom faststate", 1
+        )
+    )
+    made = subprocess.run(
+        [sys.executable, "-m", "faststate_asgi", "create-tables", "shop:app"],
+        cwd=folder,
+        env=services.site_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (made.returncode, made.stdout) == (0, "the tables are there\n"), made.stderr
+    connection = sqlite3.connect(folder / "app.db")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    assert {"document", "faststate_row", "faststate_state"} <= tables

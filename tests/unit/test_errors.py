@@ -20,6 +20,7 @@ STATUS = {
     "AuthenticationError": 401,
     "AuthorizationError": 403,
     "StateNotFoundError": 404,
+    "ConflictError": 409,
     "LeaseLostError": 409,
     "BodyTooLargeError": 413,
     "ArgumentError": 422,

@@ -49,7 +49,7 @@ class Shelf:
             await self.held[key].wait()
         return found
 
-    def load(self, plan: Any, snapshot: Snapshot | None) -> ReactiveState:
+    def load(self, plan: Any, snapshot: Snapshot | None, key: StateKey) -> ReactiveState:
         return plan.cls() if snapshot is None else plan.codec.load(snapshot.data)
 
     def put(self, key: StateKey, number: int) -> Update:
