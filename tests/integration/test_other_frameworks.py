@@ -1,10 +1,11 @@
 """FastAPI, Litestar, Quart and Django: the same states, record ids from their paths, and the right refusals."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Annotated, Any
 
+import django
 import litestar
 import pytest
 import quart
@@ -117,13 +118,17 @@ def django_site() -> Any:
     django_settings.configure(
         ROOT_URLCONF=urls.__name__, SECRET_KEY="only for this test", ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None
     )
+    django.setup()
     return get_asgi_application()
 
 
 @pytest.fixture(autouse=True)
-def own_django_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_django_settings() -> Iterator[None]:
     """Django has one configuration for a whole process; the one of this test ends with it."""
-    monkeypatch.setattr(django_settings, "_wrapped", empty)
+    before = vars(django_settings).get("_wrapped", empty)
+    django_settings._wrapped = empty
+    yield
+    django_settings._wrapped = before
 
 
 @pytest.mark.parametrize("site", [fastapi_site, litestar_site, quart_site, django_site])
