@@ -20,11 +20,11 @@ DATASTAR := .cache/datastar/datastar.js
 LOCAL_DATASTAR = $(if $(wildcard $(DATASTAR)),FASTSTATE_DATASTAR_URL=$(abspath $(DATASTAR)))
 
 .DELETE_ON_ERROR:
-.PHONY: help run install services test test-full lint format bench bench-full clean
+.PHONY: help run install services test test-full lint format instructions bench bench-full clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -2
-	@echo "also: test-full lint format bench bench-full clean"
+	@echo "also: test-full lint format instructions bench bench-full clean"
 
 $(VENV):
 	@tests/tools/make_venv.sh $(PYTHON)
@@ -73,6 +73,10 @@ lint: $(DEV_STAMP)
 format: $(DEV_STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# Fails when an event, a page or a delivery takes a tenth more instructions than benchmarks/results/instructions.json says.
+instructions: $(DEV_STAMP) services
+	@$(BIN)/python -m benchmarks.instructions
 
 bench: $(BENCH_STAMP)
 	@$(BIN)/python -m benchmarks

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.floor import PADDING, live
-from faststate_asgi import FastStateMiddleware, ReactiveState, StateConfig, StateRegistry, StateScope, event
+from faststate_asgi import FastStateMiddleware, Live, ReactiveState, StateConfig, StateRegistry, StateScope, event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -68,10 +68,17 @@ class Board(ReactiveState):
         self.text = f"~{time.monotonic_ns():020d} {PADDING.decode()}"
 
 
-async def nothing(scope: "Scope", receive: "Receive", send: "Send") -> None:
-    """Stand where a site would be: 404 for every page."""
+async def site(scope: "Scope", receive: "Receive", send: "Send") -> None:
+    """Stand where a site would be: one page with a state of its session, 404 for all others."""
     if scope["type"] == "lifespan":
         await live(receive, send)
+        return
+    if scope["path"] == "/page":
+        counter = await scope["faststate"].get(SessionCounter)
+        body = f"<!doctype html><title>page</title>{Live(counter)}<p>{counter.count}</p>".encode()
+        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         return
     await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
@@ -83,4 +90,4 @@ registry.register(SessionCounter, StateConfig(scope=StateScope.SESSION, namespac
 registry.register(GlobalCounter, StateConfig(scope=StateScope.GLOBAL, namespace="all"))
 registry.register(Board, StateConfig(scope=StateScope.GLOBAL))
 
-app = FastStateMiddleware(nothing, registry=registry, secret_key=SECRET_KEY)
+app = FastStateMiddleware(site, registry=registry, secret_key=SECRET_KEY)

@@ -39,10 +39,10 @@ def processor_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Return the installed version of each package that matters to a figure, without those not installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -19,6 +19,7 @@ need redis-server command -v redis-server
 need postgresql has_postgres
 need chromium has_chromium
 need fonts-liberation has_fonts
+need valgrind command -v valgrind
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
