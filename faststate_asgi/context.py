@@ -162,6 +162,11 @@ class RequestContext:
         return str(client[0]) if client else "unknown"
 
     @property
+    def heartbeat_s(self) -> float:
+        """The silence after which a stream sends something."""
+        return self.engine.settings.heartbeat
+
+    @property
     def script_url(self) -> str:
         """Where the Datastar module comes from."""
         return self.engine.script_url(self.mount_url)

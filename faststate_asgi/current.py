@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .guards import Guard
 
 DEFAULT_MOUNT = "/faststate"
+DEFAULT_HEARTBEAT_S = 15.0
 
 
 class CurrentContext(Protocol):
@@ -20,6 +21,11 @@ class CurrentContext(Protocol):
     @property
     def mount_url(self) -> str:
         """``root_path`` and ``mount_path``, quoted for a URL."""
+        ...
+
+    @property
+    def heartbeat_s(self) -> float:
+        """The silence after which a stream sends something."""
         ...
 
     @property
@@ -42,3 +48,9 @@ def mount_url() -> str:
     """Return where the sub-application is for the current request, or the default place."""
     context = current_context.get()
     return DEFAULT_MOUNT if context is None else context.mount_url
+
+
+def heartbeat_s() -> float:
+    """Return after how much silence streams of the current request's app send something, or the default."""
+    context = current_context.get()
+    return DEFAULT_HEARTBEAT_S if context is None else context.heartbeat_s

@@ -58,6 +58,11 @@ class _Outside:
         return self._engine.last_mount_url
 
     @property
+    def heartbeat_s(self) -> float:
+        """The silence after which a stream sends something."""
+        return self._engine.settings.heartbeat
+
+    @property
     def script_url(self) -> str:
         """Where the Datastar module comes from."""
         return self._engine.script_url(self.mount_url)

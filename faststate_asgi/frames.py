@@ -25,7 +25,9 @@ SSE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-HEARTBEAT = b": \n\n"
+# Pages have to notice silence, and Datastar tells them of events only. One without data is none for others (WHATWG
+# HTML 9.2.6).
+HEARTBEAT = b": \nevent: datastar-alive\n\n"
 
 _CODE = re.compile(r"[<>&'@$`\x7f]")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from . import echo, frames
-from .current import current_context, mount_url
+from .current import current_context, heartbeat_s, mount_url
 from .errors import ConfigurationError
 from .patches import Json, merge
 from .settings import DATASTAR_CDN
@@ -22,11 +22,24 @@ if TYPE_CHECKING:
 # Retries for ever: the server spreads reconnects by its own `retry:` lines. No signal is sent with a stream.
 _STREAM_OPTIONS = (
     "retry: 'always', retryMaxCount: Infinity, retryMaxWait: 30000, "
-    "requestCancellation: 'disabled', filterSignals: {include: /^$/}"
+    "requestCancellation: el.stream = new AbortController(), filterSignals: {include: /^$/}"
 )
+# A stream that is silent for too long, or that the client has given up on, is opened again, but not one that was
+# refused. Aborting a stream is reported as "finished", too. A hidden tab has none; Datastar opens it again itself.
+_AGAIN = "() => el.dispatchEvent(new CustomEvent('faststate-open'))"
 _ON_FETCH = (
-    "evt.detail.el === el && ['error', 'retrying', 'retries-failed', 'finished'].includes(evt.detail.type) && "
-    "($_faststate.connected = false, $_faststate.live = '')"
+    "if (evt.detail.el === el) { const type = evt.detail.type; "
+    "if (type === 'finished' && el.leaving) { el.leaving = false } else { el.over = type === 'finished'; "
+    "if (['error', 'retrying', 'retries-failed', 'finished'].includes(type)) "
+    "{ $_faststate.connected = false; $_faststate.live = '' } "
+    "clearTimeout(el.timer); if (!el.over || $_faststate.error?.event !== 'stream') "
+    f"el.timer = setTimeout({_AGAIN}, el.over ? 1000 + 4000 * Math.random() : SILENCE_MS) }} }}"
+)
+_ON_OPEN = (
+    "$_faststate.connected = false; $_faststate.live = ''; "
+    "if (!document.hidden) { el.leaving = !el.over; el.stream.abort(); OPEN } "
+    f"else if (el.over) document.addEventListener('visibilitychange', {_AGAIN}, {{once: true}}); "
+    f"else el.timer = setTimeout({_AGAIN}, SILENCE_MS)"
 )
 
 
@@ -95,11 +108,12 @@ class Live(_Rendered):
         states = quote(self.labels, safe="") if "%" in self.labels else self.labels
         address = frames.expression(f"{mount_url()}/sse?states={states}")[1:-1]
         name = blake2b(self.labels.encode(), digest_size=4).hexdigest()
+        silence_ms = str(round(3000 * heartbeat_s() + 1000))
         attributes: list[tuple[str, str | None]] = [
             ("id", f"faststate-live-{name}"),
             ("hidden", None),
             ("data-signals", frames.expression(seeds)),
-            ("data-on:datastar-fetch", _ON_FETCH),
+            ("data-on:datastar-fetch", _ON_FETCH.replace("SILENCE_MS", silence_ms)),
         ]
         options = _STREAM_OPTIONS
         if bound := [
@@ -107,7 +121,11 @@ class Live(_Rendered):
         ]:
             attributes.append(("data-effect", echo.guard(sorted(bound))))
             options = f"{options}, headers: {{'FastState-Tab': window.faststate.tab}}"
-        attributes.append(("data-init", f"@get('{address}', {{{options}}})"))
+        opening = f"@get('{address}', {{{options}}})"
+        attributes += [
+            ("data-on:faststate-open", _ON_OPEN.replace("SILENCE_MS", silence_ms).replace("OPEN", opening)),
+            ("data-init", opening),
+        ]
         return _tag("div", attributes)
 
 

@@ -81,6 +81,8 @@ class FrameReader:
         if not line:
             done, is_empty = self._frame, self._is_empty
             self._frame, self._is_empty = Frame(), True
+            if not done.lines:
+                done.event = ""  # no data, no event (WHATWG HTML 9.2.6)
             return None if is_empty else done
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

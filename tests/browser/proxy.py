@@ -43,6 +43,8 @@ class Proxy:
         self._holds_streams = False
         self._held: list[Held] = []
         self._streams: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
+        self._instead: bytes | None = None
         self._delays = (0.0, 0.0, 0.0)
         self._random = random.Random(0)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,6 +78,18 @@ class Proxy:
         """Delays each POST, each answer to one, and each part of a stream by up to so long, from now on, at random."""
         self._random.seed(seed)
         self._delays = (requests_s, answers_s, streams_s)
+
+    def freeze_streams(self) -> None:
+        """Lets nothing more through on the streams that are open, and ends none: a cable that was pulled."""
+        self._call(self._freeze())
+
+    def answer_streams(self, answer: bytes | None) -> None:
+        """Gives this whole answer to each request for a stream from now on, instead of the server's; None ends that."""
+        self._instead = answer
+
+    def end_streams(self) -> None:
+        """Ends each open stream without a word, as a proxy does that is restarted."""
+        self._call(self._end())
 
     def wait_held(self, count: int) -> None:
         """Returns once `count` answers are held."""
@@ -126,6 +140,16 @@ class Proxy:
             _reset(writer)
         self._streams.clear()
 
+    async def _freeze(self) -> None:
+        self._frozen |= self._streams
+        self._streams.clear()
+
+    async def _end(self) -> None:
+        for writer in self._streams:
+            writer.write(b"0\r\n\r\n")
+            writer.close()
+        self._streams.clear()
+
     async def _close(self) -> None:
         self._server.close()
         for task in list(self._tasks):
@@ -143,6 +167,7 @@ class Proxy:
         finally:
             self._tasks.discard(task)
             self._streams.discard(writer)
+            self._frozen.discard(writer)
             writer.close()
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -153,6 +178,10 @@ class Proxy:
         is_stream = b"/faststate/sse" in path
         if is_stream and self._holds_streams:
             await self._wait(lambda: not self._holds_streams)
+        if is_stream and self._instead is not None:
+            writer.write(self._instead)
+            await writer.drain()
+            return
         if method == b"POST":
             await self._pause(0)
         upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port)
@@ -204,6 +233,8 @@ class Proxy:
                     return
                 if is_stream:
                     await self._pause(2)
+                if writer in self._frozen:
+                    continue
                 writer.write(chunk.result())
                 await writer.drain()
         finally:

@@ -60,7 +60,8 @@ def test_a_stream_that_the_server_ends_for_its_age_is_opened_again_and_again(
         expect(page.locator("#total")).to_have_text(str(total))
         expect(other.locator("#total")).to_have_text(str(total))
     texts = seen(page)
-    assert texts[:4] == ["yes", "no", "yes", "no"]
+    first = texts.index("yes")  # its first second may have been over before it was watched
+    assert texts[first : first + 4] == ["yes", "no", "yes", "no"]
 
 
 def test_changes_during_a_broken_stream_are_there_after_it(
