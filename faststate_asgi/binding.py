@@ -9,6 +9,7 @@ validates all of them at once against the method's annotations. Injected paramet
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import math
@@ -26,18 +27,23 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from typing_extensions import TypedDict
 
-from .errors import ArgumentError, BadRequestError, BodyTooLargeError, ConfigurationError
+from .errors import ArgumentError, BadRequestError, BodyTooLargeError, ConfigurationError, SlowBodyError
 from .events import EventSpec, resolved_hints
 from .parameters import Injected, Source, bare, injection, is_optional
 from .patches import POISON_KEYS, Json
+from .steps import resumed
 
 MAX_DEPTH = 32
 MAX_FILES = 16
 MAX_FIELDS = 1000
+BODY_WAIT_S = 30.0
+SLOWEST_BYTES_PER_S = 1024
+"""A body has this long to arrive, and longer the more of it has come."""
 SHORT_DATA = 64
 _SUSPICIOUS = re.compile(rb"\\u|__proto__|constructor|prototype|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 """What a text must hold if a key in it could break pages or a number in it could be infinite."""
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+_UNSAFE_IN_NAME = re.compile(r"[\x00-\x1f\x7f]")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -92,7 +98,7 @@ async def read_incoming(
         return incoming
     if length.isdigit() and (len(length) > 18 or int(length) > max_body):
         raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
-    body = await _read_all(receive, max_body)
+    body = await _read_all(_in_time(receive), max_body)
     incoming.digest, incoming.body = data_digest(query, body), body
     if not body:
         return incoming
@@ -109,6 +115,31 @@ def data_digest(query: bytes, body: bytes) -> bytes:
     """Return what tells one request's data from another's; short data is its own digest."""
     data = query + b"\n" + body
     return data if len(data) <= SHORT_DATA else blake2b(data, digest_size=16).digest()
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Return a ``receive`` that gives up on a client that sends a body too slowly."""
+    deadline = asyncio.get_running_loop().time() + BODY_WAIT_S
+
+    async def receive_in_time() -> MutableMapping[str, Any]:
+        nonlocal deadline
+        awaited = receive().__await__()
+        try:
+            waiting = next(awaited)
+        except StopIteration as done:  # most often the body is there, and needs no clock
+            return _counted(done.value)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return _counted(await resumed(awaited, waiting))
+        except TimeoutError:
+            raise SlowBodyError("The request took too long to arrive", headers={"Connection": "close"}) from None
+
+    def _counted(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        nonlocal deadline
+        deadline += len(message.get("body", b"")) / SLOWEST_BYTES_PER_S
+        return message
+
+    return receive_in_time
 
 
 async def _read_all(receive: Receive, max_body: int) -> bytes:
@@ -255,6 +286,7 @@ async def _read_multipart(
     incoming: Incoming, receive: Receive, headers: Mapping[bytes, bytes], max_body: int, max_file: int
 ) -> None:
     """Read a multipart form; files go to temporary files, their names are never used as paths."""
+    receive = _in_time(receive)
     digest = blake2b(incoming.query.encode("latin-1") + b"\n", digest_size=16)
 
     async def stream() -> AsyncGenerator[bytes, None]:
@@ -281,7 +313,16 @@ async def _read_multipart(
         if isinstance(exc, BodyTooLargeError | BadRequestError):
             raise
         raise BadRequestError("The form cannot be read") from None
+    for _, value in incoming.form.multi_items():
+        if isinstance(value, UploadFile) and value.filename:
+            value.filename = base_name(value.filename)
     incoming.digest = digest.digest()
+
+
+def base_name(filename: str) -> str:
+    """Return a file's name as it may stand in a folder: neither a path nor a step out of it, nor control characters."""
+    name = _UNSAFE_IN_NAME.sub("", re.split(r"[/\\]", filename)[-1])
+    return "" if name.strip(". ") == "" else name
 
 
 # -- binding ---------------------------------------------------------------------------------------------------------

@@ -20,10 +20,13 @@ def findings(registry: StateRegistry) -> list[str]:
 def _of(plan: StatePlan) -> Iterator[str]:
     config = plan.config
     is_guarded = not plan.guard.is_open or config.authorize is not None
-    if plan.scope is StateScope.RECORD and not is_guarded and not config.public:
+    has_rule = config.authorize is not None or config.owner_field is not None or config.permissions or config.roles
+    if plan.scope is StateScope.RECORD and not has_rule and not config.public:
+        who = "everybody who is logged in" if plan.guard.requires_auth else "everybody"
+        way_out = "" if plan.guard.requires_auth else ", or say public=True"
         yield (
-            f"{plan.name}: everybody can walk through its records by their ids; give it owner_field, authorize or "
-            "permissions, or say public=True"
+            f"{plan.name}: {who} can walk through its records by their ids; give it owner_field, authorize or "
+            f"permissions{way_out}"
         )
     if plan.scope in _OPEN_TO_ALL and not is_guarded and not config.public:
         for name in sorted(plan.cls.__faststate_bound__):

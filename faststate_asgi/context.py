@@ -35,8 +35,11 @@ from .identity import (
     authenticated,
     check_guard,
     from_scope,
+    logouts_of,
+    mark_of,
     new_session_id,
     new_ticket,
+    session_of_program,
 )
 from .keys import StateKey, StateScope, checked_id, session_key
 from .messages import Ended
@@ -53,6 +56,10 @@ S = TypeVar("S", bound=ReactiveState)
 Action = Literal["read", "write", "watch"]
 Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]
 _FROM_THREAD_S = 60.0
+_PATH = "/:@!$&'()*+,;=~"
+_BROWSER_SCHEMES = frozenset({b"basic", b"digest", b"negotiate", b"ntlm"})
+"""What a browser sends by itself, perhaps for a proxy in front of the app that asked for it."""
+_BROWSER_HEADERS = (b"cookie", b"sec-fetch-site", b"datastar-request")
 
 
 class RequestContext:
@@ -200,22 +207,38 @@ class RequestContext:
             self._identity = self._login or from_scope(self._scope)
         else:
             self._identity = await authenticated(authenticate, HTTPConnection(self._scope))
+        who = self._identity
+        if who is not None and who is not self._login and self._session_id is None and self._is_program():
+            self._session_id = session_of_program(who.user_id)
         self._is_resolved = True
         return self
+
+    def _is_program(self) -> bool:
+        """Whether a logged-in caller proves who it is with each request, and keeps no cookies."""
+        scheme = self.headers.get(b"authorization", b"").partition(b" ")[0].lower()
+        if scheme and scheme not in _BROWSER_SCHEMES:
+            return True
+        is_browser = any(name in self.headers for name in _BROWSER_HEADERS)
+        return not is_browser and b"text/html" not in self.headers.get(b"accept", b"")
 
     async def _take_ticket(self, ticket: Ticket) -> None:
         """Use a cookie, unless a logout or login made it worthless."""
         self.presented_id = ticket.session_id
-        data = (await self.engine.records.get_records((ticket.record_name,)))[0]
+        names = (ticket.record_name, logouts_of(ticket.mark)) if ticket.mark else (ticket.record_name,)
+        data, *logouts = await self.engine.records.get_records(names)
         if data is None:
             self._ticket, self._session_id = ticket, ticket.session_id
         else:
             record = SessionRecord.load(data)
-            if record.is_revoked:
+            is_over = bool(logouts) and logouts[0] is not None and logouts[0] != record.generation.encode()
+            if record.is_revoked or is_over:
                 self.is_presented_revoked = True
                 return
             self._ticket, self._session_id = ticket, record.session_id
             self._login = record.identity if record.identity and not record.identity.is_expired else None
+        if (self._kind == "event" or self.is_page) and not self.is_started:
+            self._to_set = self.engine.cookie.renewed(ticket)
+            self._was_session_used = self._was_session_used or self._to_set is not None
 
     def _resolved(self) -> None:
         """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
@@ -240,8 +263,6 @@ class RequestContext:
         if self._session_id is None and self._can_make_session():
             ticket = self._to_set = self._ticket = new_ticket()
             self._session_id, self._is_cleared = ticket.session_id, False
-        elif self._ticket is not None and self._to_set is None and not self.is_started and self.is_page:
-            self._to_set = self.engine.cookie.renewed(self._ticket)
         return self._session_id
 
     def _can_make_session(self) -> bool:
@@ -253,6 +274,11 @@ class RequestContext:
     def cookie_id(self) -> str | None:
         """What the request's cookie is known by; logging out ends the streams that carry it."""
         return None if self._ticket is None else self._ticket.session_id
+
+    @property
+    def session_expires_at_s(self) -> float:
+        """When the request's cookie ends (Unix seconds), infinity without one."""
+        return float("inf") if self._ticket is None else self.engine.cookie.expires_at_s(self._ticket)
 
     @property
     def made_session_id(self) -> str | None:
@@ -300,10 +326,14 @@ class RequestContext:
         self._refuse_if_started("login")
         identity = Identity(str(user_id), frozenset(_names(permissions)), frozenset(_names(roles)))
         is_other_user = self._login is not None and self._login.user_id != identity.user_id
-        ticket = new_ticket()
+        mark = mark_of(checked_id(identity.user_id, "user id"))
+        logouts = (await self.engine.records.get_records((logouts_of(mark),)))[0]
+        generation = "" if logouts is None else logouts.decode()
+        ticket = new_ticket(mark)
         session_id = ticket.session_id if is_other_user or self._session_id is None else self._session_id
         ttl_s = self.engine.settings.session_max_age
-        records = {ticket.record_name: (SessionRecord(session_id, identity).dump(), ttl_s)}
+        record = SessionRecord(session_id, identity, generation=generation)
+        records = {ticket.record_name: (record.dump(), ttl_s)}
         old = self._ticket
         if old is not None:
             records[old.record_name] = (SessionRecord(is_revoked=True).dump(), ttl_s)
@@ -315,14 +345,19 @@ class RequestContext:
             await self.engine.end_streams(Ended(session=old.session_id))
         return identity
 
-    async def logout(self) -> None:
+    async def logout(self, *, everywhere: bool = False) -> None:
         """Log out: every copy of the cookie is worthless, the session's states are gone, its streams end.
+
+        Args:
+            everywhere: whether all other sessions of the user end too, see ``FastState.logout_user``.
 
         Raises:
             RuntimeError: the response has begun, so the cookie cannot be deleted.
         """
         await self.resolve()
         self._refuse_if_started("logout")
+        if everywhere and self._identity is not None:
+            await self.engine.logout_user(self._identity.user_id)
         ticket, session_id = self._ticket, self._session_id
         self._ticket = self._to_set = self._session_id = self._login = self._identity = None
         self._was_session_used, self._states, self._is_cleared = True, None, True
@@ -369,6 +404,7 @@ class RequestContext:
             case StateScope.GLOBAL:
                 return StateKey(StateScope.GLOBAL, plan.name)
             case StateScope.SESSION:
+                self._was_session_used = True
                 return session_key(plan.name, self._session_id or self._session_or_ephemeral())
             case StateScope.USER:
                 user = self.user
@@ -434,7 +470,8 @@ class RequestContext:
     def login_target(self) -> str:
         """Return ``login_url`` with a ``next`` that leads back to this request's page, on this site only."""
         query: str = self._scope.get("query_string", b"").decode("latin-1")
-        return with_next(self._login_url(), self._scope.get("path", "/"), query)
+        path: str = self._scope.get("path", "/")
+        return with_next(self._login_url(), quote(path.lstrip("/\\"), safe=_PATH), query)
 
     def _login_url(self) -> str:
         """Return ``login_url`` below ``root_path``."""
@@ -448,7 +485,7 @@ class RequestContext:
         parts = urlsplit(referer or "")
         if parts.netloc != self.header(b"host") or not parts.path.startswith("/"):
             return login_url
-        return with_next(login_url, parts.path, parts.query)
+        return with_next(login_url, quote(parts.path, safe=f"{_PATH}%"), parts.query)
 
     async def authorize(
         self, plan: StatePlan, state: ReactiveState, action: Action, *, owner_only: bool = False
@@ -594,8 +631,14 @@ def _path_params_of(request: Any) -> dict[str, Any] | None:
 
 
 def with_next(login_url: str, path: str, query: str) -> str:
-    """Return a login address with a ``next`` that no browser reads as another site."""
-    target = "/" + path.lstrip("/\\") + (f"?{query}" if query else "")
+    """Return a login address with a ``next`` that no browser reads as another site.
+
+    Args:
+        login_url: the login page.
+        path: of the page to come back to, percent-encoded, so that no control character is in it.
+        query: of that page, as it was sent.
+    """
+    target = "/" + path.lstrip("/") + (f"?{query}" if query else "")
     return f"{login_url}{'&' if '?' in login_url else '?'}next={quote(target, safe='/')}"
 
 

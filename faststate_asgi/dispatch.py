@@ -26,7 +26,7 @@ from .errors import (
     OverloadedError,
 )
 from .events import EventSpec
-from .identity import check_guard
+from .identity import check_guard, mark_of
 from .origins import check_origin
 from .parameters import Source
 from .registry import StatePlan
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_CHARS = 64
 _SSE_OF_SESSION: Headers = (*frames.SSE_HEADERS, (b"vary", b"Cookie"))
+_NO_STORE = (b"cache-control", b"no-store")
 _NO_LIVE: frozenset[str] = frozenset()
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -168,7 +169,11 @@ class EventRequest:
         session_id, presented_id = self.context.made_session_id, self.context.presented_id
         if had_session and session_id == presented_id:
             return (f"{session_id}:{tail}",)
-        owners = dict.fromkeys(owner for owner in (session_id, presented_id or "") if owner is not None)
+        if had_session and presented_id is None:  # a program, which has one session for each user
+            return (f"{session_id}:{tail}",)
+        user = self.context.user
+        stranger = "" if user is None else mark_of(user)
+        owners = dict.fromkeys(owner for owner in (session_id, presented_id or stranger) if owner is not None)
         return tuple(f"{owner}:{tail}" for owner in owners)
 
     def late_names(self) -> tuple[str, ...]:
@@ -328,7 +333,7 @@ class EventRequest:
     def _answer(self, body: bytes) -> Answer:
         """Return the answer with these frames, 204 if there are none."""
         if not body:
-            return Answer(self.digest, 204, self._session_headers())
+            return Answer(self.digest, 204, (_NO_STORE, *self._session_headers()))
         if self.context.sets_no_cookie:
             self.context.is_started = True
             return Answer(self.digest, 200, _SSE_OF_SESSION, body)
@@ -337,7 +342,7 @@ class EventRequest:
     def _raw(self, response: Response) -> Answer:
         """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered."""
         headers = tuple((name, value) for name, value in response.raw_headers if name != b"content-length")
-        headers = (*headers, *self._session_headers())
+        headers = (*headers, *self.context.response_headers(headers))
         body = getattr(response, "body", None)
         if isinstance(response, (FileResponse, StreamingResponse)) or not isinstance(body, bytes):
             self.raw = response
@@ -348,17 +353,17 @@ class EventRequest:
     async def send_raw(self, receive: Receive, send: Send) -> None:
         """Send a response that a handler made as a file or a stream."""
         assert self.raw is not None, "respond() has met one"
-        added = self._session_headers()
 
         async def send_with_session(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *added]}
+                own = message["headers"]
+                message = {**message, "headers": [*own, *self.context.response_headers(own)]}
             await send(message)
 
         await self.raw(self.scope, receive, send_with_session)
 
     def _redirect(self, url: str) -> Answer:
-        headers = ((b"location", location(url)), (b"cache-control", b"no-store"), *self._session_headers())
+        headers = ((b"location", location(url)), _NO_STORE, *self._session_headers())
         return Answer(self.digest, 303, headers, b"")
 
     def emit(self, prepared: Prepared, yielded: Any) -> bytes:
@@ -446,7 +451,7 @@ async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) ->
 async def _send_answer(send: Send, answer: Answer) -> None:
     """Send an answer; of one that was too large to remember only the outcome is left."""
     if answer.body is None and answer.status == 200:
-        await respond(send, 204, [item for item in answer.headers if item[0] == b"set-cookie"])
+        await respond(send, 204, [_NO_STORE, *(item for item in answer.headers if item[0] == b"set-cookie")])
     else:
         await respond(send, answer.status, answer.headers, answer.body or b"")
 

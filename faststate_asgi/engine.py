@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import threading
 from collections.abc import AsyncGenerator, Coroutine
@@ -25,7 +26,7 @@ from .errors import ConfigurationError, FastStateError, StateNotFoundError, Stor
 from .events import EventSpec
 from .guards import Guard
 from .hub import Hub
-from .identity import SessionCookie
+from .identity import SessionCookie, logouts_of, mark_of
 from .keys import StateKey, StateScope, checked_id
 from .limits import RateLimiter, parse_rate
 from .messages import Ended
@@ -38,6 +39,7 @@ from .stores.base import Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .turns import Turns, delete_held
+from .watchdog import Watchdog
 
 logger = logging.getLogger("faststate")
 S = TypeVar("S", bound=ReactiveState)
@@ -102,6 +104,7 @@ class FastState:
         self._previous_handlers: dict[int, Any] = {}
         self._hub: Hub | None = None
         self._runtime: Runtime | None = None
+        self._watchdog: Watchdog | None = None
         self._users = 0
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -149,6 +152,8 @@ class FastState:
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
         self._loop = loop
+        self._watchdog = Watchdog(loop, runtime.event_of)
+        self._watchdog.start()
         self._in_background(self._tick_for_ever())
         if self.backends.transports:
             self._in_background(every(settings.lease / 3, "renewing leases", runtime.turns.renew))
@@ -168,6 +173,8 @@ class FastState:
             return
         self.restore_signals()
         await self.drain()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -445,6 +452,17 @@ class FastState:
         """End streams in every process."""
         self.hub.end_streams(which)
         await self.backends.publish([which])
+
+    async def logout_user(self, user_id: Any) -> None:
+        """End every login of a user, in all browsers and processes: for "log out everywhere" and closed accounts.
+
+        Cookies that ``login`` made are worthless from now on, and all streams of the user end; they open again only as
+        far as the user may still watch. Who ``authenticate`` finds by other means stays logged in for as long as it does.
+        """
+        await self.ensure_open()
+        name = logouts_of(mark_of(str(user_id)))
+        await self.records.put_records({name: (secrets.token_hex(8).encode(), self.settings.session_max_age)})
+        await self.end_streams(Ended(user_id=str(user_id)))
 
     @property
     def sync(self) -> SyncFastState:

@@ -166,6 +166,13 @@ class LeaseLostError(RequestError, RuntimeError):
     title = "The change came too late"
 
 
+class SlowBodyError(RequestError, TimeoutError):
+    """408: the body did not arrive in time."""
+
+    status = 408
+    title = "Request too slow"
+
+
 class BodyTooLargeError(RequestError, ValueError):
     """413: the body, or one file in it, is larger than allowed."""
 

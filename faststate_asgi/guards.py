@@ -32,7 +32,13 @@ class Guard:
         return not (self.requires_auth or self.permissions or self.roles or self.owner_only)
 
     def joined(self, other: Guard) -> Guard:
-        """Return the guard that lets through what both let through, when only one names permissions or roles."""
+        """Return the guard that lets through what both let through.
+
+        Raises:
+            ConfigurationError: both name permissions, or both name roles: any of them would be enough then.
+        """
+        if (self.permissions and other.permissions) or (self.roles and other.roles):
+            raise ConfigurationError("name permissions and roles in @event or in @requires_auth, not in both")
         return Guard(
             self.requires_auth or other.requires_auth,
             self.permissions | other.permissions,
@@ -84,7 +90,7 @@ def requires_auth(
 
     def decorate(func: F) -> F:
         if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
-            guarded: Callable[..., Any] = functools.wraps(func)(lambda *args, **kwargs: func(*args, **kwargs))
+            guarded: Callable[..., Any] = _guarded_sync(func, guard)  # making the generator is what is guarded
         elif inspect.iscoroutinefunction(func):
             guarded = _guarded_async(func, guard)
         else:
@@ -96,8 +102,10 @@ def requires_auth(
     return decorate
 
 
-def _context() -> CurrentContext:
+def _context(guard: Guard) -> CurrentContext:
     """Return the request's context, or say what is missing."""
+    if guard.owner_only:
+        raise ConfigurationError("owner_only is for events: a route has no state, so it has no owner")
     context = current_context.get()
     if context is None:
         raise ConfigurationError("@requires_auth needs the app to be wrapped: app = FastStateMiddleware(app, ...)")
@@ -113,7 +121,7 @@ def _guarded_async(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]
     @functools.wraps(func)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         if not _is_method(args):
-            await _context().check(guard)
+            await _context(guard).check(guard)
         return await func(*args, **kwargs)
 
     return guarded
@@ -123,7 +131,7 @@ def _guarded_sync(func: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     @functools.wraps(func)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         if not _is_method(args):
-            _context().check_from_thread(guard)
+            _context(guard).check_from_thread(guard)
         return func(*args, **kwargs)
 
     return guarded

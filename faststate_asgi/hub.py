@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -26,6 +24,7 @@ from .messages import Ended, Message, Published
 from .patches import Json, merge, nest, same
 from .registry import StatePlan
 from .state import ReactiveState
+from .steps import resumed
 from .stores.base import NO_VERSION, Snapshot
 from .updates import Update, differences, render_fragment, signal_frames, signal_path
 
@@ -231,22 +230,6 @@ def with_id(parts: Sequence[bytes], event_id: str) -> bytes:
     if not parts:
         return b""
     return b"".join(parts[:-1]) + b"id: " + event_id.encode() + b"\n" + parts[-1]
-
-
-@types.coroutine
-def resumed(coroutine: Coroutine[Any, Any, Any], waiting: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was stepped once and yielded ``waiting``."""
-    while True:
-        try:
-            value = yield waiting
-        except BaseException as exc:
-            step = partial(coroutine.throw, exc)
-        else:
-            step = partial(coroutine.send, value)
-        try:
-            waiting = step()
-        except StopIteration:
-            return
 
 
 class Hub:

@@ -131,12 +131,15 @@ class Ticket:
     """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds).
 
     ``session_id`` is the session of this token, which does not reveal it; ``record_name`` is where a store keeps what
-    a login or logout made of it.
+    a login or logout made of it. ``mark`` stands for the user who logged in, empty for nobody. A ticket that an older
+    key signed is due to be signed again.
     """
 
-    token: str
+    token: str = field(repr=False)
     issued_at_s: float
     renewed_at_s: float
+    mark: str = ""
+    is_of_old_key: bool = False
     session_id: str = field(init=False)
     record_name: str = field(init=False)
 
@@ -146,10 +149,26 @@ class Ticket:
         object.__setattr__(self, "record_name", f"login:{session_id}")
 
 
-def new_ticket() -> Ticket:
+def new_ticket(mark: str = "") -> Ticket:
     """Return a ticket with 256 random bits."""
     now_s = float(int(time.time()))
-    return Ticket(secrets.token_urlsafe(32), now_s, now_s)
+    return Ticket(secrets.token_urlsafe(32), now_s, now_s, mark)
+
+
+def mark_of(user_id: str) -> str:
+    """Return what stands for a user in cookies and names of records: it is no user id, and always the same."""
+    digest = blake2b(user_id.encode(), digest_size=16, person=b"faststate.user").digest()
+    return urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def logouts_of(mark: str) -> str:
+    """Return the name of the record that ends all logins of a user that were made before it was written."""
+    return f"logouts:{mark}"
+
+
+def session_of_program(user_id: str) -> str:
+    """Return the session of a client without cookies, such as one with an API key: one for each user."""
+    return _digest(f"program {user_id}")
 
 
 def new_session_id() -> str:
@@ -172,6 +191,7 @@ class SessionCookie:
         self._signer = Signer(
             list(reversed(self._keys)), salt="faststate.session", key_derivation="hmac", digest_method=sha256
         )
+        self._newest = Signer(self._keys[0], salt="faststate.session", key_derivation="hmac", digest_method=sha256)
         self._verified: dict[tuple[bytes, bool], Ticket] = {}
 
     def read(self, header: bytes | None, *, is_secure: bool) -> Ticket | None:
@@ -202,8 +222,14 @@ class SessionCookie:
 
     def renewed(self, ticket: Ticket) -> Ticket | None:
         """Return the ticket with a new date if a page should set the cookie again, else None."""
-        now_s = float(int(time.time()))
-        return replace(ticket, renewed_at_s=now_s) if now_s - ticket.renewed_at_s > self._idle_s / 14 else None
+        now_s = time.time()
+        if now_s - ticket.renewed_at_s <= self._idle_s / 14 and not ticket.is_of_old_key:
+            return None
+        return replace(ticket, renewed_at_s=float(int(now_s)), is_of_old_key=False)
+
+    def expires_at_s(self, ticket: Ticket) -> float:
+        """Return when the cookie ends if it is not renewed (Unix seconds)."""
+        return min(ticket.renewed_at_s + self._idle_s, ticket.issued_at_s + self._max_age_s)
 
     def _unsign(self, text: str) -> Ticket | None:
         if len(text) > 512:
@@ -213,16 +239,17 @@ class SessionCookie:
             # The last character of base64 has spare bits; only one spelling of a signature counts.
             if base64_encode(base64_decode(signature)).decode() != signature:
                 return None
-            token, issued, renewed = self._signer.unsign(text).decode("ascii").split(".")
-            return Ticket(token, float(int(issued, 36)), float(int(renewed, 36)))
+            token, issued, renewed, *rest = self._signer.unsign(text).decode("ascii").split(".")
+            is_of_old_key = len(self._keys) > 1 and not self._newest.validate(text)
+            return Ticket(token, float(int(issued, 36)), float(int(renewed, 36)), "".join(rest), is_of_old_key)
         except (BadData, ValueError, UnicodeError):
             return None
 
     def value(self, ticket: Ticket) -> str:
         """Return the cookie's value for a ticket."""
-        return self._signer.sign(
-            f"{ticket.token}.{_base36(int(ticket.issued_at_s))}.{_base36(int(ticket.renewed_at_s))}"
-        ).decode()
+        times = f"{_base36(int(ticket.issued_at_s))}.{_base36(int(ticket.renewed_at_s))}"
+        mark = f".{ticket.mark}" if ticket.mark else ""
+        return self._signer.sign(f"{ticket.token}.{times}{mark}").decode()
 
     def header(self, ticket: Ticket | None, *, is_secure: bool) -> tuple[bytes, bytes]:
         """Return the ``Set-Cookie`` header that sets the ticket, or deletes the cookie for None."""
@@ -247,17 +274,23 @@ def _base36(number: int) -> str:
 class SessionRecord:
     """What a store knows of a cookie after a login or logout.
 
-    ``is_revoked`` makes the cookie worthless; else ``session_id`` is the session that it continues.
+    ``is_revoked`` makes the cookie worthless; else ``session_id`` is the session that it continues. ``generation`` is
+    what the user's record of logouts held at the login; another one there ends this login.
     """
 
     session_id: str = ""
     identity: Identity | None = None
     is_revoked: bool = False
+    generation: str = ""
 
     def dump(self) -> bytes:
         """Return the stored form."""
         who = self.identity
-        document: dict[str, Any] = {"sid": self.session_id, "revoked": self.is_revoked}
+        document: dict[str, Any] = {
+            "sid": self.session_id,
+            "revoked": self.is_revoked,
+            "generation": self.generation,
+        }
         if who is not None:
             expires = None if who.expires_at is None else who.expires_at.isoformat()
             document["user"] = [who.user_id, sorted(who.permissions), sorted(who.roles), expires]
@@ -272,6 +305,6 @@ class SessionRecord:
             identity = who and Identity(
                 who[0], frozenset(who[1]), frozenset(who[2]), who[3] and datetime.fromisoformat(who[3])
             )
-            return cls(document["sid"], identity or None, document["revoked"])
+            return cls(document["sid"], identity or None, document["revoked"], document["generation"])
         except (ValueError, KeyError, TypeError, IndexError):
             return cls(is_revoked=True)

@@ -38,6 +38,7 @@ MAX_ANSWER_BYTES = 16 * 1024
 REFUSALS = frozenset({401, 403, 413, 422, 429, 503})
 MAX_STREAMED_BYTES = 1 << 20
 TRANSACTION_WAIT_S = 30.0
+_GENERATOR = "faststate generator "
 
 
 class Call(Protocol):
@@ -242,9 +243,18 @@ class Runtime:
             if not waiter.done():
                 waiter.set_result(answer)
 
-    def _own(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def event_of(self, task: asyncio.Task[Any] | None) -> str | None:
+        """Return which event a task runs, None if it runs none; may be asked from another thread."""
+        if task is None:
+            return None
+        if task in self._tasks:
+            name = task.get_name()
+            return name.removeprefix(_GENERATOR) if name.startswith(_GENERATOR) else None
+        return next((running.call.spec.path for running in list(self._calls) if running.task is task), None)
+
+    def _own(self, coroutine: Coroutine[Any, Any, None], name: str | None = None) -> None:
         """Run a coroutine in a task that nobody else can cancel."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -424,7 +434,7 @@ class Runtime:
         streamed = StreamedCall(call.digest)
         for name in call.names:
             self._streamed[name] = streamed
-        self._own(self._run_generator(call, streamed))
+        self._own(self._run_generator(call, streamed), _GENERATOR + call.spec.path)
         return streamed
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:

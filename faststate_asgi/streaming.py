@@ -178,6 +178,7 @@ class StreamOpening:
         settings, now = self.engine.settings, asyncio.get_running_loop().time()
         stream.last_write = now
         stream.ends_at = now + settings.max_stream_age * random.uniform(0.8, 1.0)
+        stream.ends_at = min(stream.ends_at, now + max(0.0, self.context.session_expires_at_s - time.time()))
         identity = self.context.identity
         if identity is not None and identity.expires_at is not None:
             stream.ends_at = min(stream.ends_at, now + max(0.0, identity.expires_at.timestamp() - time.time()))

@@ -143,7 +143,7 @@ class SubApp:
     async def _metrics(self, scope: Any, receive: Receive, send: Send, path: str) -> None:
         if self.engine.settings.metrics_public or await self._may_see_stats(scope, send):
             content_type, body = await self.engine.metrics_page()
-            await respond(send, 200, [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")], body)
+            await respond(send, 200, [(b"content-type", content_type.encode()), *JSON_HEADERS[1:]], body)
 
     async def _may_see_stats(self, scope: Any, send: Send) -> bool:
         """Let debug and holders of ``faststate.stats`` pass; answer everybody else."""

@@ -41,6 +41,10 @@ class SyncFastState:
         """Delete a stored state."""
         self._run(self._engine.delete(cls, **ids))
 
+    def logout_user(self, user_id: Any) -> None:
+        """End every login of a user."""
+        self._run(self._engine.logout_user(user_id))
+
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if is_on_loop():
             coroutine.close()

@@ -92,7 +92,19 @@ def imported(module: str) -> set[str]:
 
 LAYERS = (
     ("errors",),
-    ("keys", "patches", "current", "echo", "limits", "metrics", "parameters", "settings", "workers"),
+    (
+        "keys",
+        "patches",
+        "current",
+        "echo",
+        "limits",
+        "metrics",
+        "parameters",
+        "settings",
+        "steps",
+        "watchdog",
+        "workers",
+    ),
     ("frames", "guards", "codec", "key_column", "messages", "stores.base", "transports.base"),
     ("actions", "identity", "answers", "responses", "origins", "stores.memory", "transports.local"),
     ("events", "live"),

@@ -67,7 +67,6 @@ def test_records_that_everybody_can_walk_through_are_reported() -> None:
         StateConfig(scope=RECORD, owner_field="user_id"),
         StateConfig(scope=RECORD, permissions="pages.write"),
         StateConfig(scope=RECORD, roles=("editor",)),
-        StateConfig(scope=RECORD, requires_auth=True),
         StateConfig(scope=RECORD, authorize=allow_all),
         StateConfig(scope=GLOBAL),
         StateConfig(scope=StateScope.SESSION),

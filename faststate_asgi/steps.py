@@ -1,0 +1,29 @@
+"""Awaitables stepped by hand: what is ready at once needs neither a task nor a clock."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Generator
+from functools import partial
+from typing import Any
+
+
+@types.coroutine
+def resumed(stepped: Any, waiting: Any) -> Generator[Any, Any, Any]:
+    """Go on with what was stepped once and yielded ``waiting``; return its result.
+
+    Args:
+        stepped: a coroutine, or the iterator of an awaitable.
+        waiting: what it waits for.
+    """
+    while True:
+        try:
+            value = yield waiting
+        except BaseException as exc:
+            step = partial(stepped.throw, exc)
+        else:
+            step = partial(stepped.send, value)
+        try:
+            waiting = step()
+        except StopIteration as done:
+            return done.value
