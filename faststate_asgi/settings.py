@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +21,8 @@ from .errors import ConfigurationError, shorten
 MIN_KEY_BYTES = 32
 DATASTAR_CDN = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
 _TEST_ONLY = "FASTSTATE_TEST_"
+_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_LOGIN_URL = re.compile(r"(?:/(?![/\\])|https?://[^/\\])[^\s\\\x00-\x1f]*")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
@@ -75,6 +78,19 @@ class Settings:
                 )
         if not self.mount_path.startswith("/") or self.mount_path.rstrip("/") != self.mount_path:
             raise ConfigurationError(f"mount_path must look like '/faststate', not {shorten(self.mount_path)}")
+        if not _COOKIE_NAME.fullmatch(self.cookie_name):
+            raise ConfigurationError(
+                f"cookie_name {shorten(self.cookie_name)} cannot be the name of a cookie (RFC 6265)"
+            )
+        if self.login_url is not None and not _LOGIN_URL.fullmatch(self.login_url):
+            raise ConfigurationError(
+                f"login_url must be a path such as '/login', or an http(s) address, not {shorten(self.login_url)}"
+            )
+        can_ask = callable(self.authenticate) or hasattr(self.authenticate, "authenticate")
+        if self.authenticate is not None and not can_ask:
+            raise ConfigurationError(
+                f"authenticate must be a function or an AuthenticationBackend, not {shorten(self.authenticate)}"
+            )
         for name in ("trusted_origins", "public_origins"):
             for origin in getattr(self, name):
                 _check_origin(name, origin)
