@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import ArgumentError
 
 from .errors import ConfigurationError, FastStateError, MissingDependencyError, StoreUnavailableError, shorten
-from .hub import Hub, Mirror
+from .hub import Hub
 from .key_column import KeyColumn
 from .keys import StateKey, StateScope
 from .messages import Message
+from .mirror import Mirror
 from .registry import StatePlan, StateRegistry
 from .settings import Settings
 from .stores.base import NO_VERSION, Snapshot, Store

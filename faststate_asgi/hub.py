@@ -1,8 +1,8 @@
-"""Local fan-out: mirrors of watched states, the streams that follow them, and who is behind.
+"""Local fan-out: which streams follow which mirrors, who is behind, and who may not watch any longer.
 
-A mirror keeps the newest values of one key and when each changed; a stream keeps only what it was sent last. The hub
-steps each stream's ``send`` itself and gives the loop a turn after every 50; a stream whose ``send`` would wait is
-left to a writer of its own and gets the newest values afterwards. Delivery to other processes is not done here.
+The hub owns mirrors and streams, and steps each stream's ``send`` itself; it gives the loop a turn after every 50. A
+stream whose ``send`` would wait is left to a writer of its own and gets the newest values afterwards. Delivery to other
+processes is not done here.
 """
 
 from __future__ import annotations
@@ -13,223 +13,46 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from typing import Any
 
 from . import frames
-from .echo import note_frame, with_tab
+from .echo import note_frame
 from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published
-from .patches import Json, merge, nest, same
+from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
 from .registry import StatePlan
 from .state import ReactiveState
 from .steps import resumed
-from .stores.base import NO_VERSION, Snapshot
-from .updates import Update, differences, render_fragment, signal_frames, signal_path
+from .stores.base import Snapshot
+from .updates import Update
 
 logger = logging.getLogger("faststate.hub")
 
 SENDS_PER_TURN = 50
-ONE_OFF_ELEMENTS = 32
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Delivery = tuple[tuple[int, ...], tuple[str, ...], dict[str, Any] | None]
+"""What one place in some mirrors needs: the place and versions afterwards, and the message, None if nothing is new."""
 Load = Callable[[StatePlan, Snapshot | None, StateKey], ReactiveState | None]
 
 
-class Mirror:
-    """The newest public values of one watched state in this process; lives while a stream watches it."""
+class _Deliveries:
+    """What streams have to be sent, made once for each place; lives while no mirror changes."""
 
-    __slots__ = (
-        "changed_at",
-        "cursor",
-        "data",
-        "fragment_at",
-        "fragments",
-        "heard",
-        "idle_ticks",
-        "is_loaded",
-        "is_stale",
-        "key",
-        "latest",
-        "loading",
-        "once",
-        "plan",
-        "removed_at",
-        "round_seq",
-        "seq",
-        "shape",
-        "streams",
-        "values",
-        "version",
-    )
+    __slots__ = ("_made",)
 
-    def __init__(self, plan: StatePlan, key: StateKey) -> None:
-        self.plan, self.key = plan, key
-        self.version = NO_VERSION
-        self.data: bytes | None = None
-        self.shape = plan.shape
-        self.values: dict[str, Json] = {}
-        self.fragments: dict[str, bytes] = {}
-        self.seq = 0
-        self.changed_at: dict[str, int] = {}
-        self.removed_at: dict[str, int] = {}
-        self.fragment_at: dict[str, int] = {}
-        self.once: deque[tuple[int, bytes]] = deque(maxlen=ONE_OFF_ELEMENTS)
-        self.heard: list[bytes] = []
-        self.streams: dict[Stream, None] = {}
-        self.latest: tuple[int, list[bytes]] | None = None
-        self.loading: asyncio.Task[None] | None = None
-        self.is_loaded = False
-        self.idle_ticks = 0
-        self.is_stale = False
-        self.cursor: list[Stream] | None = None
-        self.round_seq = 0
+    def __init__(self) -> None:
+        self._made: dict[tuple[tuple[Mirror, ...], tuple[int, ...]], Delivery] = {}
 
-    def apply(self, update: Update) -> None:
-        """Take over the values of the update that follows on this version."""
-        self.seq += 1
-        self.version, self.data, self.shape = update.version, update.data, self.plan.shape
-        self.values.update(update.values)
-        self.fragments.update(update.fragments)
-        self._mark(update.values, update.removed, update.fragments)
-        for frame in update.elements:
-            self.once.append((self.seq, frame))
-        self.latest = (self.seq, [*update.frames, *update.elements])
-
-    def absorb(self, snapshot: Snapshot | None, state: ReactiveState | None) -> bool:
-        """Take over a state that was read, whatever lies between; tell whether a page has to change."""
-        codec = self.plan.codec
-        if state is None:
-            values: dict[str, Json] = dict.fromkeys(codec.signals, "")
-        else:
-            values = codec.wire_values(state, codec.signals)
-        fragments = {} if state is None else self._rendered(state)
-        changed = {n: v for n, v in values.items() if n not in self.values or not same(self.values[n], v)}
-        _, removed = differences(self.values, changed)
-        redrawn = {n: f for n, f in fragments.items() if self.fragments.get(n) != f}
-        self.version = NO_VERSION if snapshot is None else snapshot.version
-        self.data = None if snapshot is None else snapshot.data
-        self.shape = self.plan.shape if snapshot is None else snapshot.shape
-        self.values, self.fragments = values, fragments
-        if changed or redrawn:
-            self.seq += 1
-            self._mark(changed, removed, redrawn)
-            self.latest = None
-        return bool(changed or redrawn)
-
-    def _rendered(self, state: ReactiveState) -> dict[str, bytes]:
-        """Render every fragment; one that raises keeps what it showed, and is logged."""
-        rendered: dict[str, bytes] = {}
-        for name in self.plan.cls.__faststate_fragments__:
-            try:
-                rendered[name] = render_fragment(self.plan, name, state)
-            except Exception:
-                logger.exception("fragment %s.%s failed", self.plan.name, name)
-                if name in self.fragments:
-                    rendered[name] = self.fragments[name]
-        return rendered
-
-    def _mark(self, values: Iterable[str], removed: Iterable[str], fragments: Iterable[str]) -> None:
-        for name in values:
-            self.changed_at[name] = self.seq
-        for name in removed:
-            self.removed_at[name] = self.seq
-        for name in fragments:
-            self.fragment_at[name] = self.seq
-
-    def fresh(self, since: int) -> list[bytes]:
-        """Return the frames that bring a page that was sent ``since`` to the newest values; all of them for -1."""
-        if self.latest is not None and self.latest[0] == self.seq == since + 1:
-            return self.latest[1]
-        patch = {n: v for n, v in self.values.items() if self.changed_at.get(n, 0) > since}
-        removed = [n for n in patch if type(patch[n]) is dict and self.removed_at.get(n, 0) > since]
-        result = signal_frames(signal_path(self.plan, self.key), patch, removed)
-        result += [f for n, f in self.fragments.items() if self.fragment_at.get(n, 0) > since]
-        return result + [frame for seq, frame in self.once if seq > since >= 0]
-
-
-class Stream:
-    """One tab's SSE response; lives as long as its request.
-
-    Args:
-        send: ASGI ``send`` of the request, after ``http.response.start``.
-        mirrors: what it watches.
-        session: the id of the cookie it was opened with, for ending it at logout.
-        session_id: the session whose states it may watch.
-        user_id: who opened it.
-    """
-
-    __slots__ = (
-        "abort",
-        "ends_at",
-        "is_blocked",
-        "last_write",
-        "mirrors",
-        "owner",
-        "recheck",
-        "recheck_at",
-        "retry_ms",
-        "send",
-        "sent",
-        "session",
-        "session_id",
-        "user_id",
-        "versions",
-        "writer",
-    )
-
-    def __init__(
-        self, send: Send, mirrors: Sequence[Mirror], session: str | None, session_id: str | None, user_id: str | None
-    ) -> None:
-        self.send = send
-        self.mirrors = tuple(mirrors)
-        self.session, self.session_id, self.user_id = session, session_id, user_id
-        self.sent = [mirror.seq for mirror in mirrors]
-        self.versions = tuple(mirror.version for mirror in mirrors)
-        self.is_blocked = True
-        self.last_write = 0.0
-        self.ends_at = float("inf")
-        self.recheck_at = float("inf")
-        self.recheck: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self.retry_ms: int | None = None
-        self.owner: asyncio.Task[Any] | None = None
-        self.writer: asyncio.Task[None] | None = None
-        self.abort: Callable[[], None] = lambda: None
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether a mirror has newer values than were sent."""
-        return any(seq != mirror.seq for seq, mirror in zip(self.sent, self.mirrors, strict=True))
-
-    def compose(self) -> bytes:
-        """Return the body that brings the page up to date, and count it as sent."""
-        parts: list[bytes] = []
-        for index, mirror in enumerate(self.mirrors):
-            if self.sent[index] != mirror.seq:
-                parts += mirror.fresh(self.sent[index])
-                self.sent[index] = mirror.seq
-        self.versions = tuple(mirror.version for mirror in self.mirrors)
-        return with_id(parts, vector_id(self.mirrors, self.versions))
-
-    def end(self, retry_ms: int) -> None:
-        """Ask the request's task to end the stream cleanly; the client comes back after ``retry_ms``."""
-        if self.retry_ms is None:
-            self.retry_ms = retry_ms
-            if self.owner is not None:
-                self.owner.cancel()
-
-
-def vector_id(mirrors: Sequence[Mirror], versions: Sequence[str]) -> str:
-    """Return the digest of (key, version) pairs that goes into ``id:``; equal means nothing was missed."""
-    text = "\n".join(sorted(f"{mirror.key}={version}" for mirror, version in zip(mirrors, versions, strict=True)))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def with_id(parts: Sequence[bytes], event_id: str) -> bytes:
-    """Return frames as one body whose last one carries the id: a client that got it got all."""
-    if not parts:
-        return b""
-    return b"".join(parts[:-1]) + b"id: " + event_id.encode() + b"\n" + parts[-1]
+    def of(self, stream: Stream) -> Delivery:
+        """Return what this stream has to be sent; it is not counted as sent yet."""
+        key = (stream.mirrors, stream.place)
+        known = self._made.get(key)
+        if known is None:
+            here, versions = newest(stream.mirrors)
+            body = fresh_body(stream.mirrors, stream.place)
+            message = {"type": "http.response.body", "body": body, "more_body": True} if body else None
+            known = self._made[key] = (here, versions, message)
+        return known
 
 
 class Hub:
@@ -475,39 +298,57 @@ class Hub:
     def _pump(self) -> None:
         """Step streams, at most ``SENDS_PER_TURN`` of them, then give the loop a turn."""
         self._is_pumping = False
-        bodies: dict[tuple[Any, ...], dict[str, Any]] = {}
+        loop = asyncio.get_running_loop()
+        now, deliveries = loop.time(), _Deliveries()
         budget = SENDS_PER_TURN
         while self._rounds:
             mirror = self._rounds[0]
-            waiting = mirror.cursor or []
-            while waiting:
-                if budget == 0:
-                    self._is_pumping = True
-                    asyncio.get_running_loop().call_soon(self._pump)
-                    return
-                stream = waiting.pop()
-                if not stream.is_blocked and stream.is_behind:
-                    self._deliver(stream, bodies)
-                    budget -= 1
+            budget -= self._step_streams(mirror.cursor or [], deliveries, budget, now)
+            if mirror.cursor:
+                self._is_pumping = True
+                loop.call_soon(self._pump)
+                return
             if mirror.round_seq != mirror.seq:
                 mirror.cursor, mirror.round_seq = list(mirror.streams), mirror.seq
                 continue
             mirror.cursor = None
             self._rounds.popleft()
 
-    def _deliver(self, stream: Stream, bodies: dict[tuple[Any, ...], dict[str, Any]]) -> None:
-        """Send what is new; streams in the same place get the same message object."""
-        place = (stream.mirrors, *stream.sent)
-        message = bodies.get(place)
-        if message is None:
-            body = stream.compose()
-            message = bodies[place] = {"type": "http.response.body", "body": body, "more_body": True}
-        else:
-            for index, mirror in enumerate(stream.mirrors):
-                stream.sent[index] = mirror.seq
-            stream.versions = tuple(mirror.version for mirror in stream.mirrors)
-        if message["body"]:
-            self.step(stream, message)
+    def _step_streams(self, waiting: list[Stream], deliveries: _Deliveries, budget: int, now: float) -> int:
+        """Send what is new to streams from the end of the list, at most ``budget`` of them; return how many.
+
+        Streams of one page mostly watch the same and are in the same place: what was looked up for the last serves
+        the next.
+        """
+        mirrors: tuple[Mirror, ...] = ()
+        place: tuple[int, ...] = ()
+        here: tuple[int, ...] = ()
+        versions: tuple[str, ...] = ()
+        message: dict[str, Any] | None = None
+        sent = 0
+        while waiting and sent < budget:
+            stream = waiting.pop()
+            if stream.is_blocked:
+                continue
+            if stream.place != place or stream.mirrors != mirrors:
+                mirrors, place = stream.mirrors, stream.place
+                here, versions, message = deliveries.of(stream)
+            stream.place, stream.versions = here, versions
+            if message is None:
+                continue
+            sent += 1
+            stream.last_write = now
+            coroutine: Any = stream.send(message)
+            try:
+                still = coroutine.send(None)
+            except StopIteration:
+                continue
+            except Exception:
+                stream.abort()
+                continue
+            self._wait_for(stream, coroutine, still)
+        self.deliveries += sent
+        return sent
 
     def step(self, stream: Stream, message: dict[str, Any]) -> None:
         """Run one ``send`` as far as it goes without waiting; the rest is the stream's own writer's."""
@@ -521,6 +362,10 @@ class Hub:
         except Exception:
             stream.abort()
             return
+        self._wait_for(stream, coroutine, waiting)
+
+    def _wait_for(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
+        """Leave a ``send`` that has to wait to a writer of the stream's own."""
         stream.is_blocked = True
         stream.writer = self._spawn(self._write_rest(stream, coroutine, waiting))
 
@@ -600,29 +445,3 @@ class Hub:
             logger.warning("a watched state could not be read: %s", error)
         elif error is not None:
             logger.error("a background task of the hub failed", exc_info=error)
-
-
-def snapshot_frames(
-    mirrors: Sequence[Mirror], labels: str, last_event_id: str | None, tag: str | None = None
-) -> list[bytes]:
-    """Return the first frames of a stream: everything, or only ``$_faststate`` if nothing was missed.
-
-    Objects go as an empty string first: merging alone could not remove a key that the page still has.
-    """
-    status: dict[str, Json] = {"_faststate": {"connected": True, "live": labels}}
-    versions = [mirror.version for mirror in mirrors]
-    if last_event_id == vector_id(mirrors, versions):
-        return [with_tab(frames.signals(status), tag)]
-    blanks: dict[str, Json] = {}
-    values: dict[str, Json] = {}
-    for mirror in mirrors:
-        path = signal_path(mirror.plan, mirror.key)
-        objects = {name: "" for name, value in mirror.values.items() if type(value) is dict}
-        if objects:
-            merge(blanks, nest(path, objects))
-        merge(values, nest(path, mirror.values))
-    result = [frames.signals(blanks)] if blanks else []
-    result.append(with_tab(frames.signals(merge(values, status)), tag))
-    for mirror in mirrors:
-        result += mirror.fragments.values()
-    return result

@@ -24,8 +24,8 @@ from .errors import (
     OverloadedError,
     RateLimitedError,
 )
-from .hub import Send, Stream, snapshot_frames, vector_id, with_id
 from .keys import StateKey, StateScope
+from .mirror import Send, Stream, snapshot_frames, vector_id, with_id
 from .registry import StatePlan
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from faststate_asgi import ReactiveState, StateKey, StateRegistry, StateScope
-from faststate_asgi.hub import Hub, Stream
+from faststate_asgi.hub import Hub
 from faststate_asgi.messages import Ended, Published
+from faststate_asgi.mirror import Stream
 from faststate_asgi.stores.base import Snapshot
 from faststate_asgi.updates import Update
 from tests.hardening.wrapping import GLOBAL
