@@ -141,6 +141,16 @@ class Backends:
         self.stores["redis"] = store
         self.transports["redis"] = RedisTransport(url, store)
 
+    def wrap(self, store: Callable[[Store], Store], transport: Callable[[Transport], Transport]) -> None:
+        """Put something around every store and transport."""
+        records = self.records.name
+        self.stores = {name: store(inner) for name, inner in self.stores.items()}
+        self.transports = {name: transport(inner) for name, inner in self.transports.items()}
+        self.records = self.stores[records]
+        self._by_plan.clear()
+        if self._database is not None:
+            self._database = self.stores["database"]  # type: ignore[assignment]  # it passes on what a database has besides
+
     # -- which store -------------------------------------------------------------------------------------------------
 
     def _first(self, *names: str) -> Store:

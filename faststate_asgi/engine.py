@@ -11,7 +11,7 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ from .state import Bond, ReactiveState, bind
 from .stores.base import Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
+from .transports.base import Transport
 from .turns import Turns, delete_held
 from .watchdog import Watchdog
 
@@ -106,6 +107,16 @@ class FastState:
         self._runtime: Runtime | None = None
         self._watchdog: Watchdog | None = None
         self._users = 0
+
+    def wrap_backends(self, store: Callable[[Store], Store], transport: Callable[[Transport], Transport]) -> None:
+        """Put something around every store and transport; for tests that break them.
+
+        Raises:
+            ConfigurationError: the engine is open.
+        """
+        if self._loop is not None:
+            raise ConfigurationError("the engine is open: stores can be wrapped before that only")
+        self.backends.wrap(store, transport)
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class MemoryStore:
 
     def __init__(self, max_answers: int = 200_000, clock: Callable[[], float] = time.monotonic) -> None:
         self.immediate: ImmediateStore | None = self
-        self._clock = clock
+        self.clock = clock
         self._max_answers = max_answers
         self._states: dict[StateKey, Snapshot] = {}
         self._expiry: dict[StateKey, tuple[float, float]] = {}
@@ -67,7 +67,7 @@ class MemoryStore:
         """Return what is stored."""
         if self._expiry:
             expiry = self._expiry.get(key)
-            if expiry is not None and expiry[0] <= self._clock():
+            if expiry is not None and expiry[0] <= self.clock():
                 self._drop(key)
                 return None
         return self._states.get(key)
@@ -82,7 +82,7 @@ class MemoryStore:
         self._check_open()
         deadline = 0.0
         while (held := next((key for key in keys if key in self._leases), None)) is not None:
-            deadline = deadline or self._clock() + wait_s
+            deadline = deadline or self.clock() + wait_s
             await self._wait_until_free(held, deadline)
         self._fence += 1
         lease = Lease(tuple(keys), self._fence, "", {key: self.peek(key) for key in keys})
@@ -94,7 +94,7 @@ class MemoryStore:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._freed.setdefault(key, deque()).append(waiter)
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock())):
+            async with asyncio.timeout(max(0.0, deadline - self.clock())):
                 await waiter
         except TimeoutError:
             raise OverloadedError("Busy; please try again", headers={"Retry-After": "1"}) from None
@@ -154,7 +154,7 @@ class MemoryStore:
         if key.session_id is not None and key.scope in _OWNED:
             self._sessions.setdefault(key.session_id, set()).add(key)
         if write.ttl_s is not None:
-            self._expiry[key] = (self._clock() + write.ttl_s, write.ttl_s)
+            self._expiry[key] = (self.clock() + write.ttl_s, write.ttl_s)
 
     def _drop(self, key: StateKey) -> None:
         self._states.pop(key, None)
@@ -186,7 +186,7 @@ class MemoryStore:
 
     async def touch(self, keys: Sequence[tuple[StateKey, float]]) -> None:
         """Move expiry to a full ttl from now."""
-        now = self._clock()
+        now = self.clock()
         for key, ttl_s in keys:
             if key in self._expiry and self.peek(key) is not None:
                 self._expiry[key] = (now + ttl_s, ttl_s)
@@ -214,7 +214,7 @@ class MemoryStore:
         self._check_open()
         for name in names:
             entry = self._answers.get(name)
-            if entry is not None and entry[0] > self._clock():
+            if entry is not None and entry[0] > self.clock():
                 return Answer(*entry[1:])
         return None
 
@@ -225,7 +225,7 @@ class MemoryStore:
             self._keep(item)
 
     def _keep(self, item: Remember) -> None:
-        expires_at = self._clock() + item.ttl_s
+        expires_at = self.clock() + item.ttl_s
         owned = self._owners.setdefault(item.owner, deque()) if item.owner else None
         answer = item.answer
         entry = (expires_at, answer.digest, answer.status, answer.headers, answer.body)
@@ -243,14 +243,14 @@ class MemoryStore:
         self._check_open()
         if not self._records:
             return [None] * len(names)
-        now = self._clock()
+        now = self.clock()
         found = [self._records.get(name) for name in names]
         return [None if entry is None or entry[0] <= now else entry[1] for entry in found]
 
     async def put_records(self, records: Mapping[str, tuple[bytes | None, float]]) -> None:
         """Store records."""
         self._check_open()
-        now = self._clock()
+        now = self.clock()
         for name, (value, ttl_s) in records.items():
             if value is None:
                 self._records.pop(name, None)
@@ -259,7 +259,7 @@ class MemoryStore:
 
     async def purge(self, limit: int) -> int:
         """Delete expired states, answers and records."""
-        now = self._clock()
+        now = self.clock()
         states = [key for key, (at, _) in self._expiry.items() if at <= now][:limit]
         for key in states:
             self._drop(key)

@@ -102,6 +102,14 @@ class LiveStream:
         """Whether the server has ended the response."""
         return self._exchange.is_complete and not self._waiting
 
+    def stall(self) -> None:
+        """Take nothing more from the server: its ``send`` waits, as for a reader whose buffers are full."""
+        self._exchange.is_taking.clear()
+
+    def resume(self) -> None:
+        """Take again what the server sends."""
+        self._exchange.is_taking.set()
+
     async def body(self) -> bytes:
         """Return the whole body of a response that ends, such as a refusal."""
         return await self._exchange.whole(DEADLINE_S)
@@ -162,6 +170,8 @@ class _Exchange:
         self._request.put_nowait({"type": "http.request", "body": body, "more_body": False})
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._started = asyncio.Event()
+        self.is_taking = asyncio.Event()
+        self.is_taking.set()
         self._task: asyncio.Task[None] | None = None
         self.status = 0
         self.raw_headers: list[tuple[bytes, bytes]] = []
@@ -178,6 +188,7 @@ class _Exchange:
     async def start(self) -> None:
         """Run the app until the response starts."""
         self._task = asyncio.get_running_loop().create_task(self._app(self._scope, self._receive, self._send))
+        self._task.add_done_callback(lambda _: self._chunks.put_nowait(None))
         started = asyncio.get_running_loop().create_task(self._started.wait())
         async with asyncio.timeout(DEADLINE_S * 6):
             await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,6 +201,8 @@ class _Exchange:
         return await self._request.get()
 
     async def _send(self, message: dict[str, Any]) -> None:
+        if not self.is_taking.is_set():
+            await self.is_taking.wait()
         if message["type"] == "http.response.start":
             self.status, self.raw_headers = message["status"], list(message.get("headers", ()))
             self._started.set()
