@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import ArgumentError
 
+from .binding import database_parameters
 from .errors import ConfigurationError, FastStateError, MissingDependencyError, StoreUnavailableError, shorten
 from .hub import Hub
 from .key_column import KeyColumn
 from .keys import StateKey, StateScope
 from .messages import Message
 from .mirror import Mirror
+from .parameters import Source
 from .registry import StatePlan, StateRegistry
 from .settings import Settings
-from .stores.base import NO_VERSION, Snapshot, Store
+from .stores.base import NO_VERSION, DatabaseSession, Snapshot, Store
 from .stores.memory import MemoryStore
 from .transports.base import Listener, Transport
 
@@ -201,8 +203,30 @@ class Backends:
         self._database.adopt(TableRows(plan.name, plan.cls, plan.codec, key_column, plan.shape))
         return self._database
 
+    def database_session(self, *, is_async: bool) -> DatabaseSession:
+        """Return a session on the database for one event.
+
+        Raises:
+            ConfigurationError: there is no database, or no driver.
+        """
+        if self._database is None:
+            raise ConfigurationError("a database session needs a database: set store= or database_url=")
+        return self._database.session(is_async=is_async)
+
+    def _check_sessions(self, plan: StatePlan) -> None:
+        """Refuse events that ask for a database session where there can be none."""
+        for spec in plan.events.values():
+            wanted = database_parameters(spec)
+            if wanted and self._database is None:
+                raise ConfigurationError(
+                    f"{plan.name}.{spec.name} asks for a database session: set store= or database_url= to "
+                    "sqlite+aiosqlite:///app.db or postgresql+asyncpg://..."
+                )
+            if wanted and self._database is not None:
+                self._database.sessions.check(is_async=Source.ASYNC_DATABASE in wanted)
+
     def check(self) -> None:
-        """Refuse classes without a place, and memory where several workers would each have their own.
+        """Refuse classes and database sessions without a place, and memory where several workers would each have their own.
 
         Raises:
             ConfigurationError: says what to do.
@@ -210,6 +234,7 @@ class Backends:
         used = {id(self.records): self.records}
         for plan in self._registry.plans:
             store = self.store_of(plan)
+            self._check_sessions(plan)
             used[id(store)] = store
         if any(not store.is_shared for store in used.values()) and worker_count() > 1:
             raise ConfigurationError(

@@ -28,7 +28,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from typing_extensions import TypedDict
 
 from .errors import ArgumentError, BadRequestError, BodyTooLargeError, ConfigurationError, SlowBodyError
-from .events import EventSpec, resolved_hints
+from .events import EventSpec, Kind, resolved_hints
 from .parameters import Injected, Source, bare, injection, is_optional
 from .patches import POISON_KEYS, Json
 from .steps import resumed
@@ -363,8 +363,25 @@ class Binder:
             self.parameters.append(_describe(name, annotation))
             is_required = parameter.default is inspect.Parameter.empty
             fields[name] = typing.Required[annotation] if is_required else typing.NotRequired[annotation]
+        self._check_sessions()
         self.joins = [item for item in self.injected if item.source is Source.WRITABLE]
         self._validate = self._validator(fields) if fields else None
+
+    def _check_sessions(self) -> None:
+        """Refuse a database session that would block the event loop, or could not be awaited.
+
+        Raises:
+            ConfigurationError: says which one the event can have.
+        """
+        where, kind = f"{self.spec.state_name}.{self.spec.name}", self.spec.kind
+        is_async = kind in (Kind.ASYNC, Kind.ASYNC_GENERATOR)
+        for source in (item.source for item in self.injected):
+            if source is Source.DATABASE and is_async:
+                raise ConfigurationError(f"{where} is async, so its database session must be an AsyncSession")
+            if source is Source.ASYNC_DATABASE and not is_async:
+                raise ConfigurationError(f"{where} is no async def, so its database session must be a Session")
+            if source is Source.DATABASE and kind is Kind.INLINE:
+                raise ConfigurationError(f"{where}: a Session would block the event loop; leave out inline=True")
 
     def _validator(self, fields: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
         shape: Any = _typed_dict("Arguments", fields)
@@ -409,6 +426,16 @@ class Binder:
             return self._validate(data)
         except ValidationError as exc:
             raise _argument_error(exc) from None
+
+
+def database_parameters(spec: EventSpec) -> set[Source]:
+    """Return which kinds of database session an event asks for; none if its annotations cannot be resolved."""
+    try:
+        hints = resolved_hints(spec)
+    except ConfigurationError:
+        return set()
+    found = {item.source for name, hint in hints.items() if (item := injection(name, hint)) is not None}
+    return found & {Source.DATABASE, Source.ASYNC_DATABASE}
 
 
 def binder_of(spec: EventSpec) -> Binder:

@@ -215,7 +215,10 @@ class EventRequest:
                     getter = self.context.get_or_none if item.is_optional else self.context.get
                     result[item.name] = await getter(item.state)
                 case Source.DATABASE | Source.ASYNC_DATABASE:
-                    result[item.name] = self.engine.database_session(item.source is Source.ASYNC_DATABASE)
+                    if turn.session is None:
+                        is_async = item.source is Source.ASYNC_DATABASE
+                        turn.session = self.engine.database_session(is_async=is_async)
+                    result[item.name] = turn.session.for_handler
                 case _:
                     result[item.name] = self._simple(item.source)
         return result

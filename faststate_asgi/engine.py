@@ -35,7 +35,7 @@ from .registry import StatePlan, StateRegistry, state_registry
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
-from .stores.base import Snapshot, Store
+from .stores.base import DatabaseSession, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .transports.base import Transport
@@ -490,13 +490,13 @@ class FastState:
         if plan.rate is not None:
             self._limiter.take(plan.rate, caller, plan.name)
 
-    def database_session(self, is_async: bool) -> Any:
+    def database_session(self, *, is_async: bool) -> DatabaseSession:
         """Return a database session that commits with the event.
 
         Raises:
             ConfigurationError: there is no database.
         """
-        raise ConfigurationError("a database session needs a database: set store= or database_url=")
+        return self.backends.database_session(is_async=is_async)
 
     async def health(self) -> dict[str, Any]:
         """Return the state of each store by name."""

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -26,12 +26,13 @@ from .keys import StateKey
 from .registry import StatePlan
 from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
-from .stores.base import Answer, Remember, Store
+from .stores.base import Answer, DatabaseSession, Remember, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn
 from .updates import Update
 from .workers import Workers
 
 logger = logging.getLogger("faststate.events")
+T = TypeVar("T")
 
 WORKER_THREADS = 40
 MAX_ANSWER_BYTES = 16 * 1024
@@ -313,6 +314,8 @@ class Runtime:
                     result = call.spec.func(state, **arguments)
                     if call.spec.kind is Kind.ASYNC:
                         result = await result
+                    if turn.session is not None:
+                        await turn.session.flush()
                     prepared = turn.prepare()
                     answer = call.respond(prepared, result)
             except BaseException as exc:
@@ -322,7 +325,7 @@ class Runtime:
             if not running.claim():
                 return
             remembered = self._remembered(call, answer)
-            if turn.store is self._answers and turn.now is not None:
+            if turn.store is self._answers and turn.now is not None and turn.session is None:
                 turn.commit_now(turn.now, prepared, remembered)
             elif turn.store is self._answers:
                 await turn.commit(prepared, remembered)
@@ -343,6 +346,9 @@ class Runtime:
 
     async def _fail(self, running: _Running, turn: Turn, exc: BaseException) -> None:
         """Settle a call whose handler failed: nothing is changed, the answer is remembered before others take the turn."""
+        if turn.session is not None:
+            await self._undo(turn.session, exc)
+            exc = turn.session.explained(exc)
         if not isinstance(exc, Exception):
             exc = OverloadedError("The server is stopping", headers={"Retry-After": "1"})
         answer = running.call.failed(exc)
@@ -354,13 +360,22 @@ class Runtime:
         finally:
             self._settle(running, answer)
 
+    async def _undo(self, session: DatabaseSession, exc: BaseException) -> None:
+        """Roll the handler's database session back before anything else is stored, which its locks could hold up."""
+        if not isinstance(exc, Exception):
+            session.abandon()  # a thread cannot be cancelled
+        await session.end()
+
     async def _in_thread(
         self, call: Call, turn: Turn, state: ReactiveState, arguments: dict[str, Any]
     ) -> tuple[Prepared, Answer]:
         """Call a handler in a worker thread, and make everything there that can fail before the commit."""
 
         def work() -> tuple[Prepared, Answer]:
-            result = call.spec.func(state, **arguments)
+            if turn.session is None:
+                result = call.spec.func(state, **arguments)
+            else:
+                result = turn.session.call(call.spec.func, state, **arguments)
             prepared = turn.prepare()
             return prepared, call.respond(prepared, result)
 
@@ -374,6 +389,8 @@ class Runtime:
             return
         logger.error("event %s on %s timed out", call.spec.path, call.plan.name)
         exc = TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
+        if turn.session is not None:
+            turn.session.abandon()
         self._own(self._fail(running, turn, exc))
         if running.task is not None and call.spec.kind is Kind.ASYNC:
             running.task.cancel()
@@ -457,9 +474,11 @@ class Runtime:
                             return
                         state, arguments = await call.prepare(turn)
                         states = {key: entry.state for key, entry in turn.entries.items()}
-                        segments = _Segments(call.spec, call.spec.func(state, **arguments), states, self._workers)
+                        generator = call.spec.func(state, **arguments)
+                        segments = _Segments(call.spec, generator, states, self._workers, turn.session)
                         has_run = True
                     else:
+                        turn.session = segments.session
                         self._reload(turn, call, segments.states)
                     await self._run_segment(call, turn, segments, streamed)
                 finally:
@@ -469,6 +488,8 @@ class Runtime:
         finally:
             if segments is not None:
                 await segments.aclose()
+                if segments.session is not None:
+                    await segments.session.end()
             await self._end_stream(call, streamed, has_run=has_run)
 
     def _fail_stream(self, call: Call, streamed: StreamedCall, exc: Exception) -> None:
@@ -501,11 +522,20 @@ class Runtime:
         try:
             async with asyncio.timeout(call.spec.options.timeout_s):
                 yielded = await segments.step()
+                if turn.session is not None:
+                    await turn.session.flush()
         except TimeoutError as exc:
             if segments.raised is exc:
                 raise
+            if turn.session is not None:
+                turn.session.abandon()
             message = f"The event took longer than {call.spec.options.timeout_s:g} seconds for one step"
             raise TurnTimeoutError(message) from None
+        except Exception as exc:
+            known = exc if turn.session is None else turn.session.explained(exc)
+            if known is exc:
+                raise
+            raise known from exc
         finally:
             current_turn.reset(token)
         prepared = turn.prepare()
@@ -602,7 +632,12 @@ class _Segments:
     """A running generator of either kind, stepped from one ``yield`` to the next."""
 
     def __init__(
-        self, spec: EventSpec, generator: Any, states: dict[StateKey, ReactiveState], workers: Workers
+        self,
+        spec: EventSpec,
+        generator: Any,
+        states: dict[StateKey, ReactiveState],
+        workers: Workers,
+        session: DatabaseSession | None,
     ) -> None:
         is_async = spec.kind is Kind.ASYNC_GENERATOR
         self._async_generator: AsyncGenerator[Any, None] | None = generator if is_async else None
@@ -610,6 +645,7 @@ class _Segments:
         self._workers = workers
         self._context = contextvars.copy_context()
         self.states = states
+        self.session = session
         self.is_done = False
         self.raised: BaseException | None = None
 
@@ -618,7 +654,7 @@ class _Segments:
         try:
             if self._async_generator is not None:
                 return await anext(self._async_generator)
-            value, self.is_done = await self._workers.run(self._next)
+            value, self.is_done = await self._in_thread(self._next)
             return value
         except StopAsyncIteration:
             self.is_done = True
@@ -626,6 +662,10 @@ class _Segments:
         except Exception as exc:
             self.raised, self.is_done = exc, True
             raise
+
+    def _in_thread(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        session = self.session
+        return self._workers.run(step if session is None else lambda: session.call(step))
 
     def _next(self) -> tuple[Any, bool]:
         try:
@@ -639,7 +679,7 @@ class _Segments:
             if self._async_generator is not None:
                 await self._async_generator.aclose()
             else:
-                await self._workers.run(self._generator.close)
+                await self._in_thread(self._generator.close)
         except Exception:
             logger.exception("a generator event failed while it was closed")
         self.is_done = True

@@ -23,7 +23,7 @@ from .keys import StateKey, StateScope
 from .patches import Json
 from .registry import StatePlan
 from .state import Bond, ReactiveState, bind, bond_of
-from .stores.base import NO_VERSION, ImmediateStore, Lease, Remember, Snapshot, Store, Write
+from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 
 _OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
@@ -140,7 +140,7 @@ class Turn:
         store: where all of them live.
     """
 
-    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "store")
+    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "session", "store")
 
     def __init__(self, owner: Turns, keys: tuple[StateKey, ...], store: Store) -> None:
         self._owner = owner
@@ -148,6 +148,7 @@ class Turn:
         self.store = store
         self.now = store.immediate
         self.lease: Lease | None = None
+        self.session: DatabaseSession | None = None
         self.entries: dict[StateKey, Entry] = {}
         self.is_active = True
 
@@ -188,6 +189,9 @@ class Turn:
 
     async def commit(self, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
         """Store everything at once and tell the pages; the turn is given back."""
+        if self.session is not None and self.session.is_used:
+            await self._commit_with(self.session, prepared, remember)
+            return
         if self.now is not None:
             self.commit_now(self.now, prepared, remember)
             return
@@ -201,6 +205,27 @@ class Turn:
         if prepared.updates:
             self._owner.announce(prepared.updates)
         await self.release()
+
+    async def _commit_with(self, session: DatabaseSession, prepared: Prepared, remember: Sequence[Remember]) -> None:
+        """Commit the handler's database session too: in one transaction if the states live there.
+
+        Else its rows were accepted by the database before the states are committed, and are committed right after: a
+        process that dies in between loses the rows.
+        """
+        if session.store is self.store and self.lease is not None:
+            await session.commit_with(self.lease, prepared.writes, commit_id=prepared.commit_id, remember=remember)
+            self.lease = None
+            if prepared.updates:
+                self._owner.announce(prepared.updates)
+            await self.release()
+            return
+        await session.flush()
+        self.session = None
+        try:
+            await self.commit(prepared, remember)
+            await session.commit_alone()
+        finally:
+            await session.end()
 
     def commit_now(self, store: ImmediateStore, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
         """Do what ``commit`` does where nothing waits."""
@@ -220,6 +245,8 @@ class Turn:
         self._owner.forget(self)
         lease, self.lease = self.lease, None
         try:
+            if self.session is not None:
+                await self.session.end()
             if lease is not None:
                 await self.store.release(lease)
         finally:

@@ -5,12 +5,13 @@ Values are JSON bytes; no method pickles, evaluates or interprets them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..keys import StateKey
 
+T = TypeVar("T")
 NO_VERSION = "0"
 
 
@@ -108,6 +109,48 @@ class ImmediateStore(Protocol):
     def recall_now(self, names: Sequence[str]) -> Answer | None:
         """Return the answer kept under any of the names."""
         ...
+
+
+class DatabaseSession(Protocol):
+    """A handler's session on a database, which commits together with the states of its turn."""
+
+    for_handler: Any
+    """What the handler gets."""
+
+    @property
+    def store(self) -> Store:
+        """Whose states it can commit in its own transaction."""
+        ...
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is anything to commit."""
+        ...
+
+    def call(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call a handler in a worker thread."""
+        ...
+
+    def explained(self, exc: BaseException) -> BaseException:
+        """Return the package's own error for one of the database."""
+        ...
+
+    async def flush(self) -> None:
+        """Send what waits to the database, where it may be refused."""
+
+    async def commit_with(
+        self, lease: Lease, writes: Sequence[Write], *, commit_id: str, remember: Sequence[Remember] = ()
+    ) -> None:
+        """Do what ``Store.commit`` does, in the session's transaction, and commit that."""
+
+    async def commit_alone(self) -> None:
+        """Commit the session where its states live elsewhere."""
+
+    def abandon(self) -> None:
+        """Never use the connection again: the handler's time is over, but it may still run."""
+
+    async def end(self) -> None:
+        """Undo what was not committed; idempotent."""
 
 
 class Store(Protocol):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import StaticPool
 
 from ..errors import ConfigurationError, MissingDependencyError
@@ -59,7 +59,7 @@ class SqliteRunner:
     def __init__(self, url: str, timeout_s: float) -> None:
         self.url = make_url(url).set(drivername="sqlite")
         self._timeout_s = timeout_s
-        self._is_in_memory = self.url.database in (None, "", ":memory:")
+        self._is_in_memory = is_in_memory(self.url)
         self._writer: _SqliteThread | None = None
         self._reader: _SqliteThread | None = None
         self._engine: Engine | None = None
@@ -93,9 +93,19 @@ class SqliteRunner:
 
 def sqlite_engine(url: str, timeout_s: float) -> Engine:
     """Return a synchronous engine on a SQLite file in WAL mode, whose transactions are begun by hand."""
-    in_memory = make_url(url).database in (None, "", ":memory:")
-    options: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
+    options: dict[str, Any] = {"poolclass": StaticPool} if is_in_memory(make_url(url)) else {}
     engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": timeout_s}, **options)
+    prepare_sqlite(engine, timeout_s)
+    return engine
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether a URL of SQLite names no file."""
+    return url.database in (None, "", ":memory:")
+
+
+def prepare_sqlite(engine: Engine, timeout_s: float) -> None:
+    """Give every connection of an engine the same settings, and leave the beginning of transactions to us."""
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
@@ -103,8 +113,6 @@ def sqlite_engine(url: str, timeout_s: float) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
-
-    return engine
 
 
 class _SqliteThread:

@@ -32,6 +32,7 @@ from ..keys import StateKey, StateScope
 from ..messages import Published, addressed, encode
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 from .runners import Operation, make_runner
+from .sessions import EventSession, SessionSource
 from .statements import metadata
 from .tables import TableRows
 
@@ -72,6 +73,7 @@ class SqlStore:
         self._sql = self._runner.statements
         self._is_open = False
         self._kept = 0
+        self.sessions = SessionSource(url, timeout_s)
         self._tables: dict[str, TableRows] = {}
         self._unmade: list[TableRows] = []
 
@@ -102,6 +104,7 @@ class SqlStore:
         """Disconnect; idempotent."""
         if self._is_open:
             self._is_open = False
+            await self.sessions.aclose()
             await self._runner.aclose()
 
     async def ping(self) -> None:
@@ -279,6 +282,49 @@ class SqlStore:
         else:
             payload = addressed(message, self.origin)
             connection.execute(self._sql.notify, {"channel": NOTIFY_CHANNEL, "message": payload})
+
+    def session(self, *, is_async: bool) -> EventSession:
+        """Return a session for one event, whose rows are committed together with states of this store.
+
+        Raises:
+            ConfigurationError: a driver is missing, or the database is in memory.
+        """
+        return self.sessions.open(self, is_async=is_async)
+
+    async def commit_in(
+        self,
+        session: EventSession,
+        lease: Lease,
+        writes: Sequence[Write],
+        *,
+        commit_id: str,
+        remember: Sequence[Remember] = (),
+    ) -> None:
+        """Do what ``commit`` does in the transaction of a handler's session.
+
+        It cannot be repeated, as it holds rows of the handler; whether one that broke off was committed is asked.
+        """
+
+        def operation(connection: Connection) -> None:
+            self._commit(connection, lease, writes, commit_id, remember, release=True)
+
+        try:
+            await session.commit(operation)
+        except FastStateError:
+            raise
+        except (SQLAlchemyError, OSError, TimeoutError) as exc:
+            error = session.explained(exc)
+            if isinstance(error, FastStateError) and not isinstance(error, StoreUnavailableError):
+                raise error from exc
+            if not await self._was_committed(commit_id):
+                raise StoreUnavailableError(
+                    "The database does not answer; please try again", headers={"Retry-After": "1"}
+                ) from exc
+
+    async def _was_committed(self, commit_id: str) -> bool:
+        """Whether a commit has happened; if not, it cannot happen any more, as its id is taken."""
+        values = {"id": commit_id}
+        return await self._write(lambda connection: connection.execute(self._sql.begin_commit, values).first()) is None
 
     async def announce(self, messages: Sequence[str]) -> None:
         """Tell other processes something that is no change of a state."""

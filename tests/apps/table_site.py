@@ -146,11 +146,11 @@ class Foreign:
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
-        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
 
     async def run(self, sql: str) -> Sequence[Any]:
         """Run one statement in a transaction of its own and return what it returns."""
-        if self._is_sqlite:
+        if self.is_sqlite:
             return await asyncio.to_thread(self._run_here, sql)
         connection = await asyncpg.connect(self._url.set(drivername="postgresql").render_as_string())
         try:
