@@ -301,6 +301,17 @@ class Backends:
         """Delete what has expired, a bounded number in each store."""
         return sum([await store.purge(limit) for store in self.stores.values()])
 
+    def spare(self, is_watched: Callable[[StateKey], bool]) -> None:
+        """Tell a full memory store which states must stay."""
+        for store in self.stores.values():
+            if isinstance(store, MemoryStore):
+                store.is_watched = is_watched
+
+    @property
+    def evicted(self) -> int:
+        """How many states a full memory store has forgotten."""
+        return sum(store.evicted for store in self.stores.values() if isinstance(store, MemoryStore))
+
     async def count(self) -> int:
         """Return the number of stored states."""
         return sum([await store.count() for store in self.stores.values()])

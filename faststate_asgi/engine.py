@@ -158,6 +158,7 @@ class FastState:
             self.backends.read, self.load, write_deadline_s=settings.write_deadline, heartbeat_s=settings.heartbeat
         )
         hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
+        self.backends.spare(hub.is_watched)
         turns = Turns(self.backends.store_of, settings.max_waiting_per_key, hub.publish, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
@@ -520,6 +521,7 @@ class FastState:
             "watched_states": len(hub.watched),
             "deliveries": hub.deliveries,
             "stored_states": await self.backends.count(),
+            "evicted_states": self.backends.evicted,
             "registered_states": len(self.registry),
         }
 

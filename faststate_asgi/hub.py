@@ -108,6 +108,10 @@ class Hub:
         mirror = self._mirrors.get(key)
         return mirror if mirror is not None and mirror.is_loaded else None
 
+    def is_watched(self, key: StateKey) -> bool:
+        """Whether a stream here watches a state, or is about to."""
+        return key in self._mirrors
+
     def session_streams(self, session_id: str) -> int:
         """How many streams a session has open."""
         return self._per_session.get(session_id, 0)

@@ -14,9 +14,10 @@ _HELP = {
     "watched_states": "States that a stream watches",
     "deliveries": "Frames handed to streams",
     "stored_states": "Stored states",
+    "evicted_states": "States that a full memory store has forgotten",
     "registered_states": "Registered state classes",
 }
-_COUNTERS = frozenset({"events_run", "deliveries"})
+_COUNTERS = frozenset({"events_run", "deliveries", "evicted_states"})
 
 
 def exposition(stats: dict[str, Any]) -> tuple[str, bytes]:

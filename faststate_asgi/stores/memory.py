@@ -1,8 +1,10 @@
-"""The store in this process: dictionaries, nothing durable, nothing shared."""
+"""The store in this process: dictionaries, nothing durable, nothing shared, and bounded."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,8 +13,14 @@ from ..errors import LeaseLostError, OverloadedError, StoreUnavailableError
 from ..keys import StateKey, StateScope
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 
+logger = logging.getLogger("faststate.stores")
+
 ANSWERS_PER_OWNER = 1000
+MAX_BYTES = 256 << 20
+STATE_BYTES = 1000
+"""What a state costs besides its JSON: key, snapshot, expiry, its session's entry."""
 _OWNED = frozenset({StateScope.SESSION, StateScope.COMPONENT})
+_OF_OTHERS = frozenset({StateScope.USER, StateScope.RECORD})
 
 
 class MemoryStore:
@@ -21,17 +29,27 @@ class MemoryStore:
     Args:
         max_answers: idempotency answers kept; the oldest go first.
         clock: seconds, monotonic.
+        max_bytes: what states may take, about. Beyond it the least recently written session and component states go, then
+            user and record states; those that a stream watches (``is_watched``) and global ones stay.
     """
 
     name = "memory"
     is_shared = False
 
-    def __init__(self, max_answers: int = 200_000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_answers: int = 200_000, clock: Callable[[], float] = time.monotonic, max_bytes: int = MAX_BYTES
+    ) -> None:
         self.immediate: ImmediateStore | None = self
         self.clock = clock
         self._max_answers = max_answers
+        self._max_bytes, self._evicts_at, self._size_bytes = max_bytes, max_bytes, 0
+        self.is_watched: Callable[[StateKey], bool] = lambda key: False
+        self.evicted = 0
+        # The least recently written come first.
         self._states: dict[StateKey, Snapshot] = {}
         self._expiry: dict[StateKey, tuple[float, float]] = {}
+        # One entry for each expiry, of when it is to be looked at; what was dropped is left in it for a while.
+        self._due: list[tuple[float, StateKey]] = []
         self._sessions: dict[str, set[StateKey]] = {}
         self._leases: dict[StateKey, Lease] = {}
         self._freed: dict[StateKey, deque[asyncio.Future[None]]] = {}
@@ -150,14 +168,48 @@ class MemoryStore:
         if write.data is None:
             self._drop(key)
             return
+        old = self._states.pop(key, None)
         self._states[key] = Snapshot(write.version, write.data, write.shape)
+        self._size_bytes += len(write.data) + STATE_BYTES if old is None else len(write.data) - len(old.data)
         if key.session_id is not None and key.scope in _OWNED:
             self._sessions.setdefault(key.session_id, set()).add(key)
         if write.ttl_s is not None:
-            self._expiry[key] = (self.clock() + write.ttl_s, write.ttl_s)
+            at = self.clock() + write.ttl_s
+            if key not in self._expiry:
+                heapq.heappush(self._due, (at, key))
+            self._expiry[key] = (at, write.ttl_s)
+        if self._size_bytes > self._evicts_at:
+            self._evict(key)
+
+    def _evict(self, written: StateKey) -> None:
+        """Forget what was written least recently, a twentieth of everything at once, and say so."""
+        target = self._max_bytes * 19 // 20
+        evicted = 0
+        for scopes in (_OWNED, _OF_OTHERS):
+            goers: list[StateKey] = []
+            left_bytes = self._size_bytes
+            for key, snapshot in self._states.items():
+                if left_bytes <= target:
+                    break
+                if key != written and key.scope in scopes and not self.is_watched(key):
+                    goers.append(key)
+                    left_bytes -= len(snapshot.data) + STATE_BYTES
+            for key in goers:
+                self._drop(key)
+            evicted += len(goers)
+        # What may not go is not looked at again at every write.
+        self._evicts_at = max(self._max_bytes, self._size_bytes + self._max_bytes // 20)
+        self.evicted += evicted
+        if evicted:
+            logger.warning(
+                "memory: is full: %d states that were written least recently are forgotten; a database or Redis has room",
+                evicted,
+            )
 
     def _drop(self, key: StateKey) -> None:
-        self._states.pop(key, None)
+        old = self._states.pop(key, None)
+        if old is not None:
+            self._size_bytes -= len(old.data) + STATE_BYTES
         self._expiry.pop(key, None)
         owned = self._sessions.get(key.session_id or "")
         if owned is not None:
@@ -260,10 +312,8 @@ class MemoryStore:
     async def purge(self, limit: int) -> int:
         """Delete expired states, answers and records."""
         now = self.clock()
-        states = [key for key, (at, _) in self._expiry.items() if at <= now][:limit]
-        for key in states:
-            self._drop(key)
-        records = [name for name, (at, _) in self._records.items() if at <= now][: limit - len(states)]
+        states = self._drop_expired(now, limit)
+        records = [name for name, (at, _) in self._records.items() if at <= now][: limit - states]
         for name in records:
             del self._records[name]
         answers = 0
@@ -272,7 +322,25 @@ class MemoryStore:
             answers += 1
         if answers:
             self._forget_owners()
-        return len(states) + len(records) + answers
+        return states + len(records) + answers
+
+    def _drop_expired(self, now: float, limit: int) -> int:
+        """Drop states whose time is over; those that were written or watched since are looked at again later."""
+        dropped = 0
+        while self._due and self._due[0][0] <= now and dropped < limit:
+            _, key = heapq.heappop(self._due)
+            expiry = self._expiry.get(key)
+            if expiry is None:
+                continue
+            if expiry[0] > now:
+                heapq.heappush(self._due, (expiry[0], key))
+            else:
+                self._drop(key)
+                dropped += 1
+        if len(self._due) > 2 * len(self._expiry) + 1000:
+            self._due = [(at, key) for key, (at, _) in self._expiry.items()]
+            heapq.heapify(self._due)
+        return dropped
 
     def _forget_owners(self) -> None:
         for owner in [owner for owner, kept in self._owners.items() if not any(name in self._answers for name in kept)]:

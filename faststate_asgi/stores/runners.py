@@ -248,7 +248,12 @@ class PostgresRunner:
             pool_size=10,
             max_overflow=10,
             pool_timeout=self._timeout_s,
-            connect_args={"timeout": self._timeout_s, "command_timeout": self._timeout_s},
+            connect_args={
+                "timeout": self._timeout_s,
+                "command_timeout": self._timeout_s,
+                # A process that is frozen inside a transaction would keep its locks, and others from the key, for ever.
+                "server_settings": {"idle_in_transaction_session_timeout": str(int(self._timeout_s * 500))},
+            },
         )
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
 

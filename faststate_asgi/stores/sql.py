@@ -369,9 +369,12 @@ class SqlStore:
         return deleted
 
     async def purge(self, limit: int) -> int:
-        """Delete expired rows, a bounded number of each table."""
+        """Delete expired rows, a bounded number of each table; one process at a time, the others have nothing to do."""
 
         def delete(connection: Connection) -> int:
+            lock = self._sql.purge_lock
+            if lock is not None and not connection.execute(lock).scalar():
+                return 0
             counts = [connection.execute(statement, {"limit": limit}).rowcount for statement in self._sql.purge]
             return sum(counts[:3])
 

@@ -20,6 +20,8 @@ from sqlalchemy import (
 
 COMMIT_IDS_S = 600.0
 CHANGES_S = 60.0
+PURGE_LOCK = 4_660_046_610_375_530_309
+"""A number that no other program locks."""
 LEASES_S = 86400.0
 
 metadata = MetaData()
@@ -166,6 +168,8 @@ class Statements:
         self.drop_record = sql("DELETE FROM faststate_record WHERE name = :name")
         self.log_change = sql("INSERT INTO faststate_change (origin, message, at) VALUES (:origin, :message, NOW)")
         self.notify = sql("SELECT pg_notify(:channel, :message)")
+        # SQLite has one writer anyway.
+        self.purge_lock = None if self.is_sqlite else sql(f"SELECT pg_try_advisory_xact_lock({PURGE_LOCK})")
         self.purge = [
             # The age is asked twice: a row that was written again meanwhile is looked at again by the outer condition only.
             sql(

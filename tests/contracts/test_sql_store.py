@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
+from sqlalchemy import Connection
 
+from faststate_asgi import StateKey, StateScope
 from faststate_asgi.stores.sql import SqlStore
+from faststate_asgi.stores.statements import PURGE_LOCK
 from faststate_asgi.testing.store_contract import StoreContract, Stores
 
 LEASE_S = 0.5
@@ -41,3 +48,49 @@ class TestPostgresStore(StoreContract):
     async def stores(self, postgres_url: str) -> AsyncIterator[Stores]:
         async for pair in two_of(postgres_url):
             yield pair
+
+    async def test_only_one_process_purges_at_a_time(self, stores: Stores, postgres_url: str) -> None:
+        await stores[0].put_records(dict.fromkeys(("a", "b", "c"), (b"", 0.001)))
+        other = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+        try:
+            await other.execute(f"SELECT pg_advisory_lock({PURGE_LOCK})")
+            assert await stores[0].purge(10) == 0
+            await other.execute(f"SELECT pg_advisory_unlock({PURGE_LOCK})")
+            assert await stores[0].purge(2) == 2
+            assert await stores[1].purge(10) == 1
+        finally:
+            await other.close()
+
+    async def test_a_process_that_is_frozen_inside_a_transaction_keeps_nobody_from_its_keys(
+        self, stores: Stores, postgres_url: str
+    ) -> None:
+        key = StateKey(StateScope.GLOBAL, "Counter")
+        asleep, awake = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        async def freeze() -> None:
+            """Take the turn in a loop of its own, which stops before the transaction ends."""
+            frozen = SqlStore(postgres_url, lease_s=LEASE_S, timeout_s=1, creates_tables=False)
+            await frozen.open()
+            runs = 0
+
+            def take(connection: Connection) -> None:
+                nonlocal runs
+                runs += 1
+                frozen._take(connection, [key], "frozen")
+                if runs == 1:
+                    loop.call_soon_threadsafe(asleep.set)
+                    time.sleep(4)
+                    awake.set()
+
+            try:
+                await frozen._write(take)
+            finally:
+                await frozen.aclose()
+
+        freezing = asyncio.create_task(asyncio.to_thread(asyncio.run, freeze()))
+        await asleep.wait()
+        lease = await stores[1].acquire([key], wait_s=20)
+        assert not awake.is_set(), "the turn was free before the other woke up"
+        await stores[1].release(lease)
+        await freezing

@@ -19,8 +19,11 @@ from faststate_asgi import (
     StoreUnavailableError,
 )
 from faststate_asgi.backends import Backends, every, worker_count
+from faststate_asgi.keys import session_key
 from faststate_asgi.messages import Ended
 from faststate_asgi.settings import make_settings
+from faststate_asgi.stores.base import Write
+from faststate_asgi.stores.memory import MAX_BYTES, MemoryStore
 from tests import services
 
 SQLITE = "sqlite+aiosqlite:///app.db"
@@ -276,6 +279,25 @@ async def test_states_are_counted_and_sessions_cleared_over_all_stores(tmp_path:
         assert await faststate.backends.count() == 2
         assert (await faststate.get(Thing, session_id="one")).count == 0
         assert (await faststate.get(Other, session_id="two")).count == 5
+
+
+@pytest.mark.anyio
+async def test_a_full_memory_keeps_what_is_watched_and_counts_what_it_forgot() -> None:
+    registry = StateRegistry()
+    registry.register(Thing, StateConfig(namespace=True))
+    async with FastState(registry=registry) as faststate:
+        (store,) = faststate.backends.stores.values()
+        assert isinstance(store, MemoryStore)
+        plan, key = registry.plan(Thing), session_key("Thing", "watched")
+        await faststate.hub.mirrors([(plan, key)])
+        store.apply([Write(key, "0", "1-a", b'{"count":7}', shape=plan.shape)], ())
+        big = b"{}" + b" " * (MAX_BYTES // 20)
+        for number in range(40):
+            store.apply([Write(session_key("Thing", str(number)), "0", "1-a", big)], ())
+        assert (await faststate.get(Thing, session_id="watched")).count == 7
+        stats = await faststate.stats()
+        assert stats["evicted_states"] >= 20
+        assert stats["evicted_states"] + stats["stored_states"] == 41
 
 
 @pytest.mark.anyio

@@ -1,12 +1,13 @@
 """The store in this process keeps what the port promises."""
 
 import asyncio
+import logging
 
 import pytest
 
 from faststate_asgi import LeaseLostError, OverloadedError, StateKey, StateScope, StoreUnavailableError
 from faststate_asgi.stores.base import Answer, Remember, Write
-from faststate_asgi.stores.memory import MemoryStore
+from faststate_asgi.stores.memory import STATE_BYTES, MemoryStore
 
 pytestmark = pytest.mark.anyio
 KEY, OTHER = StateKey(StateScope.GLOBAL, "A"), StateKey(StateScope.GLOBAL, "B")
@@ -144,6 +145,85 @@ async def test_records_live_for_their_time(store: MemoryStore, clock: Clock) -> 
     assert await store.get_records(["a", "b", "c"]) == [None, b"2", None]
     await store.put_records({"b": (None, 1)})
     assert await store.get_records(["b"]) == [None]
+
+
+def of_session(number: int) -> StateKey:
+    return StateKey(StateScope.SESSION, "A", session_id=f"s{number:03}")
+
+
+def full_store(clock: Clock, states: int = 20) -> MemoryStore:
+    """Return a store with room for so many states without content."""
+    return MemoryStore(clock=clock, max_bytes=states * STATE_BYTES)
+
+
+def fill(store: MemoryStore, keys: list[StateKey]) -> None:
+    store.apply([Write(key, "0", "1-a", b"") for key in keys], ())
+
+
+async def test_a_full_store_forgets_the_session_states_that_were_written_least_recently(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = full_store(clock)
+    sessions = [of_session(number) for number in range(18)]
+    fill(store, [*sessions, KEY, StateKey(StateScope.RECORD, "A", record_id="1")])
+    fill(store, sessions[:1])
+    with caplog.at_level(logging.WARNING, "faststate.stores"):
+        fill(store, [of_session(100)])
+    assert [key for key in sessions if store.peek(key) is None] == sessions[1:3]
+    assert (store.evicted, await store.count()) == (2, 19)
+    assert "2 states" in caplog.text
+    assert await store.delete_session(sessions[1].session_id or "") == []
+
+
+async def test_a_million_sessions_take_bounded_memory(clock: Clock) -> None:
+    store = full_store(clock, 1000)
+    for number in range(20_000):
+        fill(store, [StateKey(StateScope.COMPONENT, "A", session_id=str(number), component_id="c")])
+        assert await store.count() <= 1000
+    assert store.evicted >= 19_000
+    assert len(store._sessions) == await store.count()
+
+
+async def test_watched_and_global_states_stay_in_a_full_store(clock: Clock) -> None:
+    store = full_store(clock)
+    watched = [of_session(number) for number in range(15)]
+    store.is_watched = set(watched).__contains__
+    fill(store, [*watched, KEY, OTHER])
+    for number in range(100, 200):
+        fill(store, [of_session(number)])
+        assert store.peek(of_session(number)) is not None, "what was just written is there"
+    assert all(store.peek(key) is not None for key in [*watched, KEY, OTHER])
+    records = [StateKey(StateScope.RECORD, "A", record_id=str(number)) for number in range(100)]
+    fill(store, records)
+    assert store.peek(records[0]) is None, "records go when there is nothing else to forget"
+    assert store.peek(records[-1]) is not None
+    assert await store.count() <= 20
+
+
+async def test_a_large_state_counts_for_more(clock: Clock) -> None:
+    store = full_store(clock)
+    store.apply([Write(of_session(0), "0", "1-a", b"x" * 10 * STATE_BYTES)], ())
+    fill(store, [of_session(number) for number in range(1, 10)])
+    assert store.evicted == 0
+    fill(store, [of_session(10)])
+    assert store.peek(of_session(0)) is None
+
+
+async def test_expiry_is_kept_in_bounded_memory_however_often_a_state_comes_and_goes(clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    for number in range(5000):
+        store.apply([Write(MINE, "0", "1-a", b"", ttl_s=1000), Write(MINE, "1-a", "0", None)], ())
+        if number % 100 == 0:
+            await store.purge(10)
+    assert len(store._due) <= 1200
+    store.apply([Write(MINE, "0", "1-a", b"", ttl_s=1000)], ())
+    clock.now = 999
+    assert await store.purge(10) == 0
+    store.apply([Write(MINE, "1-a", "2-a", b"", ttl_s=1000)], ())
+    clock.now = 1001
+    assert await store.purge(10) == 0
+    clock.now = 2000
+    assert await store.purge(10) == 1
 
 
 async def test_a_closed_store_refuses(store: MemoryStore) -> None:
