@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from itsdangerous import BadSignature, TimestampSigner
@@ -52,7 +51,7 @@ def fasthtml_session_auth(app: Any, key: str = "auth") -> Callable[[HTTPConnecti
     if not secret or not name:
         raise ConfigurationError(f"fasthtml_session_auth() takes the FastHTML app, not {shorten(type(app).__name__)}")
     signer = TimestampSigner(str(secret))
-    max_age_s = 365 * 24 * 3600
+    max_age_s = _max_age_s(app)
 
     def authenticate(connection: HTTPConnection) -> Identity | str | None:
         return _identity(_session(connection, signer, name, max_age_s).get(key))
@@ -60,14 +59,22 @@ def fasthtml_session_auth(app: Any, key: str = "auth") -> Callable[[HTTPConnecti
     return authenticate
 
 
+def _max_age_s(app: Any) -> int:
+    """Return for how long FastHTML's session middleware believes a cookie."""
+    given = (middleware.kwargs for middleware in getattr(app, "user_middleware", ()))
+    return next((kwargs["max_age"] for kwargs in given if kwargs.get("max_age")), 365 * 24 * 3600)
+
+
 def _session(connection: HTTPConnection, signer: TimestampSigner, name: str, max_age_s: int) -> dict[str, Any]:
-    """Return the content of a valid session cookie, empty without one."""
-    cookie: SimpleCookie = SimpleCookie()
+    """Return the content of a valid session cookie; empty without one, and with two, one of which was planted."""
+    header = "; ".join(connection.headers.getlist("cookie"))
+    pairs = (part.strip().partition("=") for part in header.split(";"))
+    values = [value.strip('"') for key, _, value in pairs if key == name]
+    if len(values) != 1:
+        return {}
     try:
-        cookie.load(connection.headers.get("cookie", ""))
-        payload = signer.unsign(cookie[name].value.encode(), max_age=max_age_s)
-        data = json.loads(b64decode(payload))
-    except (BadSignature, KeyError, ValueError, CookieError):
+        data = json.loads(b64decode(signer.unsign(values[0].encode(), max_age=max_age_s)))
+    except (BadSignature, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -77,7 +84,10 @@ def _identity(value: Any) -> Identity | str | None:
     if isinstance(value, dict):
         if value.get("user_id") in (None, ""):
             return None
-        return Identity(
-            str(value["user_id"]), frozenset(value.get("permissions", ())), frozenset(value.get("roles", ()))
-        )
+        return Identity(str(value["user_id"]), _texts(value.get("permissions")), _texts(value.get("roles")))
     return None if value in (None, "") else str(value)
+
+
+def _texts(value: Any) -> frozenset[str]:
+    """Return permissions or roles as a set; a single text counts as one name."""
+    return frozenset([value] if isinstance(value, str) else value or ())

@@ -20,6 +20,7 @@ class Tally(ReactiveState):
     """Counts in every way in which a handler can be run; each way would lose updates without turns."""
 
     total: int = 0
+    text: str = ""
 
     @event
     async def add_async(self) -> None:
@@ -39,6 +40,12 @@ class Tally(ReactiveState):
     def add_inline(self) -> None:
         """Count on the event loop."""
         self.total += 1
+
+    @event(inline=True)
+    def fill(self, text: str) -> None:
+        """Make the state large, differently each time."""
+        self.total += 1
+        self.text = f"{self.total}{text}"
 
     @event
     async def add_slowly(self) -> None:
