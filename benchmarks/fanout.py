@@ -1,6 +1,6 @@
 """What does it cost to tell N open streams of one global state about one change?
 
-`python -m benchmarks.fanout [--streams 500,1000,5000] [--seconds 1] [--rounds 6] [--quick]`
+`python -m benchmarks.fanout [--streams 500,1000,5000] [--seconds 1] [--rounds 6] [--quick] [--rivals]`
 """
 
 import argparse
@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 from benchmarks import report
 from benchmarks.load import BUSY_SHARE
-from benchmarks.reader import Publisher, Streams
+from benchmarks.reader import Pacer, Publisher, Streams
 from benchmarks.servers import Server, raise_file_limit, serving, take_load_core
 
 MOUNT = "/faststate"
 LEAST_BROADCASTS = 3
+BROADCASTS_PER_S, EVENTS_PER_S = 2, 200
+SPARE_FILES = 500
 HEADINGS = (
     "streams",
     "variant",
@@ -27,6 +29,8 @@ HEADINGS = (
     "CPU us each",
     "p50 ms",
     "p99 ms",
+    "event p50 ms",
+    "event p99 ms",
     "KiB/stream",
     "bytes each",
     "reader",
@@ -36,17 +40,30 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One server that fans out: its app, the path of its streams, the path that publishes."""
+    """One server that fans out: its app, the paths of its streams, of what publishes, and of another event."""
 
     name: str
     app: str
-    stream_path: str
-    publish_path: str
+    stream_path: str = "/"
+    publish_path: str = "/publish"
+    event_path: str = "/event"
+    is_rival: bool = False
 
 
+FLOOR = Variant("floor: bare uvloop", "benchmarks.bare")
+PACKAGE = Variant(
+    "faststate",
+    "benchmarks.apps:app",
+    f"{MOUNT}/sse?states=Board",
+    f"{MOUNT}/events/Board/publish",
+    f"{MOUNT}/events/GlobalCounter/increment_inline",
+)
 VARIANTS = (
-    Variant("floor", "benchmarks.floor:fanout", "/", "/"),
-    Variant("faststate", "benchmarks.apps:app", f"{MOUNT}/sse?states=Board", f"{MOUNT}/events/Board/publish"),
+    FLOOR,
+    PACKAGE,
+    Variant("ASGI, `send` stepped", "benchmarks.floor:fanout"),
+    Variant("sse-starlette", "benchmarks.rivals:sse_starlette_streams", is_rival=True),
+    Variant("Starlette + datastar_py", "benchmarks.rivals:starlette_streams", is_rival=True),
 )
 
 
@@ -88,6 +105,7 @@ class Opened:
     streams: Streams
     memory_per_stream: float
     rounds: list[Round] = field(default_factory=list)
+    event_latencies_s: list[float] = field(default_factory=list)
 
 
 def open_streams(variant: Variant, number: int, core: int, stack: ExitStack) -> Opened:
@@ -129,14 +147,49 @@ def broadcast_once(publisher: Publisher, streams: Streams, seen: Round) -> bool:
     return one.delivered == len(streams.marks)
 
 
-def measure(number: int, core: int, rounds: int, seconds: float) -> list[dict[str, object]]:
-    """Measure floor and package with the same number of streams, in rounds that take turns."""
+def run_beside(opened: Opened, seconds: float) -> list[float]:
+    """Return the latencies of other events while every stream gets two broadcasts a second."""
+    publisher = Publisher(opened.server.port, opened.variant.publish_path)
+    pacer = Pacer(opened.server.port, opened.variant.event_path, EVENTS_PER_S)
+    opened.streams.read_beside(pacer, seconds, publisher.publish, 1 / BROADCASTS_PER_S)
+    opened.streams.settle()
+    pacer.close()
+    publisher.close()
+    return pacer.latencies_s
+
+
+def measure(
+    number: int, variants: Sequence[Variant], core: int, rounds: int, seconds: float
+) -> list[dict[str, object]]:
+    """Measure the floor and some variants with the same number of streams, in rounds that take turns."""
     with ExitStack() as stack:
-        opened = [open_streams(variant, number, core, stack) for variant in VARIANTS]
+        opened = [open_streams(variant, number, core, stack) for variant in variants]
         for turn in range(rounds):
             for one in opened if turn % 2 == 0 else reversed(opened):
                 one.rounds.append(run_round(one, seconds))
+        for one in opened:
+            one.event_latencies_s = run_beside(one, 3 * seconds)
     return [summary(number, one, opened[0].rounds) for one in opened]
+
+
+def groups(variants: Sequence[Variant], number: int, files: int) -> list[list[Variant]]:
+    """Return the variants in groups whose streams the reader may have open together, the floor in each."""
+    size = max(1, (files - SPARE_FILES) // number - 1)
+    others = [variant for variant in variants if variant is not FLOOR]
+    return [[FLOOR, *others[at : at + size]] for at in range(0, len(others), size)]
+
+
+def measure_all(
+    numbers: Sequence[int], variants: Sequence[Variant], rounds: int, seconds: float
+) -> list[dict[str, object]]:
+    """Measure every variant with every number of streams; where the floor was measured twice, the first counts."""
+    files, core = raise_file_limit(), take_load_core()
+    figures: dict[tuple[object, object], dict[str, object]] = {}
+    for number in numbers:
+        for group in groups(variants, number, files):
+            for one in measure(number, group, core, rounds, seconds):
+                figures.setdefault((number, one["variant"]), one)
+    return list(figures.values())
 
 
 def summary(number: int, opened: Opened, floor: Sequence[Round]) -> dict[str, object]:
@@ -154,6 +207,8 @@ def summary(number: int, opened: Opened, floor: Sequence[Round]) -> dict[str, ob
         "cpu_us_per_delivery": round(statistics.median(one.cpu_us for one in seen), 2),
         "p50_ms": round(report.quantile(late, 0.5) * 1e3, 1),
         "p99_ms": round(report.quantile(late, 0.99) * 1e3, 1),
+        "event_p50_ms": round(report.quantile(opened.event_latencies_s, 0.5) * 1e3, 1),
+        "event_p99_ms": round(report.quantile(opened.event_latencies_s, 0.99) * 1e3, 1),
         "kib_per_stream": round(opened.memory_per_stream / 1024, 1),
         "bytes_per_delivery": round(sum(s.bytes_read for s in seen) / sum(s.deliveries for s in seen)),
         "reader_share": round(max(one.reader_share for one in seen), 2),
@@ -174,9 +229,9 @@ def row(figures: dict[str, object]) -> list[object]:
 def growth(figures: Sequence[dict[str, object]]) -> dict[str, float]:
     """Return, for each variant, the cost of a delivery with the most streams over that with the fewest."""
     grown = {}
-    for variant in VARIANTS:
-        costs = [float(str(one["cpu_us_per_delivery"])) for one in figures if one["variant"] == variant.name]
-        grown[variant.name] = round(costs[-1] / costs[0], 2) if costs and costs[0] else math.nan
+    for name in dict.fromkeys(str(one["variant"]) for one in figures):
+        costs = [float(str(one["cpu_us_per_delivery"])) for one in figures if one["variant"] == name]
+        grown[name] = round(costs[-1] / costs[0], 2) if costs and costs[0] else math.nan
     return grown
 
 
@@ -187,6 +242,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one variant in one round")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="500 and 1000 streams, four short rounds")
+    parser.add_argument("--rivals", action="store_true", help="other packages too")
     parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -198,13 +254,9 @@ def main() -> None:
     """Run, print the table and write the file."""
     arguments = parse_arguments()
     before = report.environment()
-    raise_file_limit()
-    core = take_load_core()
-    figures = [
-        one
-        for number in arguments.streams.split(",")
-        for one in measure(int(number), core, arguments.rounds, arguments.seconds)
-    ]
+    variants = [variant for variant in VARIANTS if arguments.rivals or not variant.is_rival]
+    numbers = [int(number) for number in arguments.streams.split(",")]
+    figures = measure_all(numbers, variants, arguments.rounds, arguments.seconds)
     print(report.table(HEADINGS, [row(one) for one in figures]))
     print(f"cost per delivery, most streams over fewest: {growth(figures)}")
     if not arguments.no_file:

@@ -1,6 +1,6 @@
 """The floor: what uvicorn can do at all, as raw ASGI callables that do none of the package's work.
 
-Every ratio in this folder has one of these two apps as its denominator.
+`events` is the denominator of every ratio of events; that of fan-out is `benchmarks.bare`, below ASGI.
 """
 
 import asyncio
@@ -37,12 +37,15 @@ async def events(scope: "Scope", receive: "Receive", send: "Send") -> None:
 
 
 async def fanout(scope: "Scope", receive: "Receive", send: "Send") -> None:
-    """Hold a stream open for each GET; a POST sends the same bytes to each: the floor of fan-out."""
+    """Hold a stream open for each GET; a POST sends the same bytes to each: the least that ASGI costs."""
     if scope["type"] == "lifespan":
         await live(receive, send)
         return
     if scope["method"] == "GET":
         await hold_stream(receive, send)
+        return
+    if scope["path"] == "/event":
+        await events(scope, receive, send)
         return
     await read_body(receive)
     await publish(STREAM_FRAME % (time.monotonic_ns(), PADDING))

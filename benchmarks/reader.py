@@ -10,9 +10,14 @@ import re
 import select
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.load import body_of
+
 MARK = 0x7E  # "~"
+EVENTS_AT_ONCE = 64
 STAMP = re.compile(rb"~(\d{20})")
 OPEN_AT_ONCE = 100
 OPEN_DEADLINE_S = 20.0
@@ -84,11 +89,11 @@ class Streams:
             self._read_ready(0.0)
         self.forget_counts()
 
-    def _read_ready(self, timeout_s: float) -> tuple[int, int]:
-        """Read every stream that has something; return marks and bytes."""
+    def _read_ready(self, timeout_s: float, at_once: int = -1) -> tuple[int, int]:
+        """Read the streams that have something, all or so many; return marks and bytes."""
         delivered = read = 0
         buffer, views, marks, readv = self.buffer, self.views, self.marks, os.readv
-        for descriptor, _ in self.epoll.poll(timeout_s):
+        for descriptor, _ in self.epoll.poll(timeout_s, at_once):
             length = readv(descriptor, views)
             if length == 0:
                 raise StreamsLost("the server closed a stream")
@@ -116,6 +121,17 @@ class Streams:
         stamp = STAMP.search(self.buffer)
         return int(stamp[1]) / 1e9 if stamp else sent_at
 
+    def read_beside(self, pacer: "Pacer", seconds: float, publish: Callable[[], object], every_s: float) -> None:
+        """Publish at a steady pace and read everything, while a pacer sends other events and measures them."""
+        began = time.monotonic()
+        next_at = began
+        while (now := time.monotonic()) < began + seconds:
+            if now >= next_at:
+                publish()
+                next_at += every_s
+            pacer.turn()
+            self._read_ready(0.0003, EVENTS_AT_ONCE)
+
     def uneven(self, broadcasts: int) -> int:
         """Return how many streams did not get each of this many broadcasts exactly once."""
         return sum(found != broadcasts for found in self.marks.values())
@@ -135,13 +151,14 @@ class Streams:
 class Publisher:
     """One kept-alive connection that posts the event which publishes."""
 
-    def __init__(self, port: int, path: str) -> None:
-        """Connect."""
+    def __init__(self, port: int, path: str, live: str = "Board") -> None:
+        """Connect; `live` names the states that the asking page watches."""
+        self.answer = b""
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=ROUND_DEADLINE_S)
         self.request = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
             "Content-Length: 2\r\nContent-Type: application/json\r\n"
-            "Datastar-Request: true\r\nFastState-Live: Board\r\n\r\n{}"
+            f"Datastar-Request: true\r\nFastState-Live: {live}\r\n\r\n{{}}"
         ).encode()
 
     def publish(self) -> float:
@@ -151,15 +168,66 @@ class Publisher:
         return sent_at
 
     def read_answer(self) -> None:
-        """Read the answer.
+        """Wait for the whole answer."""
+        while not self._take(self.connection.recv(BUFFER_BYTES)):
+            pass
+
+    def is_answered(self) -> bool:
+        """Read what is there of the answer without waiting, and tell whether it is whole."""
+        try:
+            return self._take(self.connection.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
+    def _take(self, part: bytes) -> bool:
+        """Add a part of the answer and tell whether it is whole.
 
         Raises:
-            StreamsLost: the event was refused.
+            StreamsLost: it is a refusal, or the connection was closed.
         """
-        answer = self.connection.recv(BUFFER_BYTES)
-        if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 204")):
-            raise StreamsLost(f"the publication was refused: {answer[:300]!r}")
+        self.answer += part
+        if not part or not self.answer.startswith(b"HTTP/1.1 20"):
+            raise StreamsLost(f"an event was refused: {self.answer[:300]!r}")
+        if body_of(self.answer) is None:
+            return False
+        self.answer = b""
+        return True
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+
+class Pacer:
+    """Sends events at a steady rate, whether or not the last were answered, over a few connections.
+
+    A latency counts from when the event was due, so that a server which stalls is not asked less.
+    """
+
+    def __init__(self, port: int, path: str, per_s: float, connections: int = 8) -> None:
+        """Connect and begin."""
+        self.idle = [Publisher(port, path, "undefined") for _ in range(connections)]
+        self.busy: deque[tuple[float, Publisher]] = deque()
+        self.gap_s = 1 / per_s
+        self.due_at = time.monotonic() + self.gap_s
+        self.latencies_s: list[float] = []
+
+    def turn(self) -> None:
+        """Take the answers that are there and send what is due."""
+        for _ in range(len(self.busy)):
+            due_at, publisher = self.busy.popleft()
+            if publisher.is_answered():
+                self.latencies_s.append(time.monotonic() - due_at)
+                self.idle.append(publisher)
+            else:
+                self.busy.append((due_at, publisher))
+        while self.idle and time.monotonic() >= self.due_at:
+            publisher = self.idle.pop()
+            publisher.publish()
+            self.busy.append((self.due_at, publisher))
+            self.due_at += self.gap_s
+
+    def close(self) -> None:
+        """Close every connection."""
+        for publisher in [*self.idle, *[publisher for _, publisher in self.busy]]:
+            publisher.close()

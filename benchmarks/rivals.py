@@ -3,12 +3,21 @@
 They keep a number in the process's memory: no session check, no turn, no idempotency: their figures flatter.
 """
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
 from datastar_py.fasthtml import DatastarResponse as FastHTMLDatastarResponse
 from datastar_py.starlette import DatastarResponse, ServerSentEventGenerator
 from fasthtml.common import FastHTML
+from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
+
+from benchmarks.floor import PADDING
 
 counts: dict[str, int] = {}
 
@@ -31,3 +40,55 @@ async def increment_in_fasthtml(req: Request, amount: int) -> FastHTMLDatastarRe
 starlette_datastar = Starlette(routes=[Route("/increment", increment, methods=["POST"])])
 fasthtml_datastar = FastHTML()
 fasthtml_datastar.route("/increment", methods=["POST"])(increment_in_fasthtml)
+
+
+queues: dict[int, "asyncio.Queue[Any]"] = {}
+
+
+async def queued() -> AsyncIterator[Any]:
+    """Yield what is put into a queue of one stream, until its client leaves."""
+    queue: asyncio.Queue[Any] = asyncio.Queue(100)
+    queues[id(queue)] = queue
+    try:
+        yield ServerSentEventGenerator.patch_signals({"text": ""})
+        while True:
+            yield await queue.get()
+    finally:
+        del queues[id(queue)]
+
+
+async def watch(request: Request) -> DatastarResponse:
+    """Open a stream with a queue of its own."""
+    return DatastarResponse(queued())
+
+
+async def queued_events() -> AsyncIterator[Any]:
+    """Yield the same as sse-starlette wants it."""
+    async for frame in queued():
+        yield {"event": "datastar-patch-signals", "data": frame.partition("data: ")[2].strip()}
+
+
+async def watch_sse(request: Request) -> EventSourceResponse:
+    """Open a stream of sse-starlette."""
+    return EventSourceResponse(queued_events(), ping=60)
+
+
+async def publish(request: Request) -> Response:
+    """Encode a change once and put it into every queue."""
+    await request.body()
+    text = f"~{time.monotonic_ns():020d} {PADDING.decode()}"
+    frame = ServerSentEventGenerator.patch_signals({"text": text}, event_id="0123456789abcdef")
+    for queue in queues.values():
+        queue.put_nowait(frame)
+    return Response(status_code=204)
+
+
+async def event(request: Request) -> DatastarResponse:
+    """Answer an event that has nothing to do with the streams."""
+    await request.body()
+    return DatastarResponse(ServerSentEventGenerator.patch_signals({"count": 1}))
+
+
+_routes = [Route("/publish", publish, methods=["POST"]), Route("/event", event, methods=["POST"])]
+starlette_streams = Starlette(routes=[Route("/", watch), *_routes])
+sse_starlette_streams = Starlette(routes=[Route("/", watch_sse), *_routes])

@@ -63,15 +63,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def be_server(core: int) -> None:
+    """Make this process a server: on this core only, with as many files as it may have."""
+    os.sched_setaffinity(0, {core})
+    raise_file_limit()
+
+
 @contextmanager
 def serving(app: str, core: int) -> Iterator[Server]:
-    """Serve the app named by an import string for the length of the block, pinned to one core.
+    """Serve an app for the length of the block, pinned to one core.
+
+    Args:
+        app: the import string of an ASGI app, or the name of a module that is a server itself.
+        core: where it runs.
 
     Raises:
         RuntimeError: the server did not come up; its own message is on standard error.
     """
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.servers", app, "--port", str(port), "--core", str(core)]
+    module = "benchmarks.servers" if ":" in app else app
+    command = [sys.executable, "-m", module, app, "--port", str(port), "--core", str(core)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         _wait_until_listening(app, port, process)
@@ -109,8 +120,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--core", type=int, required=True)
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {arguments.core})
-    raise_file_limit()
+    be_server(arguments.core)
     uvicorn.run(
         arguments.app,
         host="127.0.0.1",

@@ -30,6 +30,8 @@ from .updates import Update
 logger = logging.getLogger("faststate.hub")
 
 SENDS_PER_TURN = 50
+REPEAT_AFTER_S = (1.0, 3.0, 10.0, 30.0)
+ANSWERED_WITHIN_S = 60.0
 Delivery = tuple[tuple[int, ...], tuple[str, ...], dict[str, Any] | None]
 """What one place in some mirrors needs: the place and versions afterwards, and the message, None if nothing is new."""
 Load = Callable[[StatePlan, Snapshot | None, StateKey], ReactiveState | None]
@@ -160,6 +162,8 @@ class Hub:
             mirror.idle_ticks = 0
         if stream.session_id is not None:
             self._per_session[stream.session_id] = self._per_session.get(stream.session_id, 0) + 1
+            # Only a session's requests leave notes of what they were answered.
+            stream.repeat_at = asyncio.get_running_loop().time() + REPEAT_AFTER_S[0]
 
     def detach(self, stream: Stream) -> None:
         """Forget a stream, and mirrors that nobody watches any more."""
@@ -413,9 +417,21 @@ class Hub:
                 stream.end(retry_ms=random.randint(50, 500))
             elif now >= stream.recheck_at and stream.recheck is not None:
                 stream.recheck_at = float("inf")
-                self._spawn(stream.recheck())
+                self._spawn(stream.recheck(stream))
+            elif now >= stream.repeat_at:
+                self._repeat(stream, now)
             elif not stream.is_blocked and now - stream.last_write >= self._heartbeat_s:
                 self.step(stream, beat)
+
+    def _repeat(self, stream: Stream, now: float) -> None:
+        """Send once more what an answer may just be bringing to the page in an older version."""
+        body = self.answered_lately(stream, now, ANSWERED_WITHIN_S)
+        if body:
+            self.step(stream, {"type": "http.response.body", "body": body, "more_body": True})
+        passed_s = REPEAT_AFTER_S[stream.repeats]
+        stream.repeats += 1
+        is_last = stream.repeats == len(REPEAT_AFTER_S)
+        stream.repeat_at = float("inf") if is_last else now + REPEAT_AFTER_S[stream.repeats] - passed_s
 
     def _drop_unused(self) -> None:
         """Forget mirrors whose stream was refused or left before it began; two ticks are enough to begin."""

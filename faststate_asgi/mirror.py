@@ -152,7 +152,6 @@ class Stream:
     """
 
     __slots__ = (
-        "abort",
         "ends_at",
         "is_blocked",
         "last_write",
@@ -161,6 +160,8 @@ class Stream:
         "place",
         "recheck",
         "recheck_at",
+        "repeat_at",
+        "repeats",
         "retry_ms",
         "send",
         "session",
@@ -181,11 +182,12 @@ class Stream:
         self.last_write = 0.0
         self.ends_at = float("inf")
         self.recheck_at = float("inf")
-        self.recheck: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.recheck: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
+        self.repeat_at = float("inf")
+        self.repeats = 0
         self.retry_ms: int | None = None
         self.owner: asyncio.Task[Any] | None = None
         self.writer: asyncio.Task[None] | None = None
-        self.abort: Callable[[], None] = lambda: None
 
     @property
     def is_behind(self) -> bool:
@@ -197,6 +199,14 @@ class Stream:
         body = fresh_body(self.mirrors, self.place)
         self.place, self.versions = newest(self.mirrors)
         return body
+
+    def abort(self) -> None:
+        """Close the connection for good; elsewhere than under uvicorn, end the request."""
+        transport = getattr(getattr(self.send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+        elif self.owner is not None:
+            self.owner.cancel()
 
     def end(self, retry_ms: int) -> None:
         """Ask the request's task to end the stream cleanly; the client comes back after ``retry_ms``."""

@@ -35,8 +35,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MAX_STATES = 64
 RETRY_RANGE_MS = (1000, 10_000)
-REPEAT_AFTER_S = (1.0, 3.0, 10.0, 30.0)
-ANSWERED_WITHIN_S = 60.0
 _SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -73,6 +71,8 @@ class StreamOpening:
         context: of the request.
         scope: of the request.
     """
+
+    __slots__ = ("_labels", "_last_event_id", "_query", "_tag", "context", "engine")
 
     def __init__(self, engine: FastState, context: RequestContext, scope: Any) -> None:
         self.engine, self.context = engine, context
@@ -126,42 +126,30 @@ class StreamOpening:
         if engine.hub.stream_count >= settings.max_streams:
             raise OverloadedError("Too many open streams", headers={"Retry-After": "5"})
 
-    async def open(self, wanted: list[tuple[StatePlan, StateKey]], send: Send) -> Stream:
+    async def open(self, send: Send) -> Stream:
         """Load what is watched and count the stream; nothing is sent yet.
 
         Raises:
-            RequestError: a limit was reached meanwhile, or the store does not answer.
+            RequestError: it may not watch this, a limit is reached, or the store does not answer.
         """
         hub, context = self.engine.hub, self.context
+        wanted = await self.wanted()
+        self.check_limits()
         mirrors = await hub.mirrors(wanted)
         self.check_limits()
         self._labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
         stream = Stream(send, mirrors, context.cookie_id, context.session_id, context.user)
         stream.owner = asyncio.current_task()
-        stream.abort = _aborter(send, stream)
         hub.attach(stream)
         return stream
 
     async def serve(self, stream: Stream, receive: Receive) -> None:
         """Send the first frames and deliver changes until the client leaves or the stream has to end."""
-        engine = self.engine
+        # Whatever this frame holds is held for as long as the stream is open, a thousand times over.
         try:
-            first = snapshot_frames(stream.mirrors, self._labels, self._last_event_id, self._tag)
-            opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
-            body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
-            self._set_times(stream)
-            async with asyncio.timeout(engine.settings.write_deadline):
-                await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
-                await stream.send({"type": "http.response.body", "body": body, "more_body": True})
-            await engine.hub.catch_up(stream)
-            timers = [
-                asyncio.get_running_loop().call_later(after_s, self._repeat, stream) for after_s in REPEAT_AFTER_S
-            ]
-            try:
-                await _until_disconnect(receive)
-            finally:
-                for timer in timers:
-                    timer.cancel()
+            await self._begin(stream)
+            while (await receive())["type"] != "http.disconnect":
+                pass
         except asyncio.CancelledError:
             if stream.retry_ms is None:
                 raise
@@ -172,7 +160,18 @@ class StreamOpening:
         except TimeoutError:
             stream.abort()
         finally:
-            engine.hub.detach(stream)
+            self.engine.hub.detach(stream)
+
+    async def _begin(self, stream: Stream) -> None:
+        """Send the head and the first frames, and what changed meanwhile."""
+        first = snapshot_frames(stream.mirrors, self._labels, self._last_event_id, self._tag)
+        opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
+        body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
+        self._set_times(stream)
+        async with asyncio.timeout(self.engine.settings.write_deadline):
+            await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
+            await stream.send({"type": "http.response.body", "body": body, "more_body": True})
+        await self.engine.hub.catch_up(stream)
 
     def _set_times(self, stream: Stream) -> None:
         settings, now = self.engine.settings, asyncio.get_running_loop().time()
@@ -183,11 +182,11 @@ class StreamOpening:
         if identity is not None and identity.expires_at is not None:
             stream.ends_at = min(stream.ends_at, now + max(0.0, identity.expires_at.timestamp() - time.time()))
         stream.recheck_at = now + settings.reauthenticate
-        scope = self.context.detached_scope()
-        stream.recheck = lambda: self._recheck(stream, scope)
+        stream.recheck = self._recheck
 
-    async def _recheck(self, stream: Stream, scope: dict[str, Any]) -> None:
+    async def _recheck(self, stream: Stream) -> None:
         """End the stream if its request would be refused, or would watch something else, by now."""
+        scope = self.context.detached_scope()
         context = RequestContext(self.engine, scope, "stream")
         opening = StreamOpening(self.engine, context, scope)
         try:
@@ -202,12 +201,6 @@ class StreamOpening:
         else:
             stream.end(retry_ms=200)
 
-    def _repeat(self, stream: Stream) -> None:
-        """Send once more what an answer may just be bringing to the page in an older version."""
-        body = self.engine.hub.answered_lately(stream, asyncio.get_running_loop().time(), ANSWERED_WITHIN_S)
-        if body:
-            self.engine.hub.step(stream, {"type": "http.response.body", "body": body, "more_body": True})
-
     async def _finish(self, stream: Stream) -> None:
         """Write when to come back and that the page is cut off meanwhile, and end the response."""
         if stream.writer is not None:
@@ -220,21 +213,3 @@ class StreamOpening:
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(1):
                 await stream.send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _aborter(send: Send, stream: Stream) -> Callable[[], None]:
-    """Return what closes the connection for good; elsewhere than under uvicorn, what ends the request."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-
-    def abort() -> None:
-        if transport is not None:
-            transport.abort()
-        elif stream.owner is not None:
-            stream.owner.cancel()
-
-    return abort

@@ -109,9 +109,7 @@ class SubApp:
         try:
             check_origin(scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=False)
             opening = StreamOpening(self.engine, context, scope)
-            wanted = await opening.wanted()
-            opening.check_limits()
-            stream = await opening.open(wanted, send)
+            stream = await opening.open(send)
         except Exception as exc:
             await self._refuse_stream(context, send, exc)
             return
