@@ -19,7 +19,7 @@ from starlette.routing import Route
 from .context import RequestContext
 from .current import current_context
 from .dispatch import handle_event
-from .errors import AuthenticationError, AuthorizationError, BadRequestError, ConfigurationError
+from .errors import AuthenticationError, AuthorizationError, BadRequestError, ConfigurationError, StateNotFoundError
 from .frames import SSE_HEADERS
 from .guards import Guard
 from .identity import check_guard
@@ -120,7 +120,7 @@ class SubApp:
     async def _refuse_stream(self, context: RequestContext, send: Send, exc: Exception) -> None:
         """Refuse so that Datastar stops retrying where a retry cannot help, and others see the real status."""
         problem, extra = describe(exc, "stream", is_debug=self.engine.settings.debug)
-        is_final = isinstance(exc, (BadRequestError, AuthenticationError, AuthorizationError))
+        is_final = isinstance(exc, (BadRequestError, AuthenticationError, AuthorizationError, StateNotFoundError))
         if is_final and context.header(b"datastar-request") == "true":
             patch = {"_faststate": {"error": problem, "connected": False, "live": ""}}
             await respond(send, 200, JSON_HEADERS, json.dumps(patch).encode())

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from sqlalchemy import JSON, CheckConstraint, DateTime, make_url
+from sqlalchemy import JSON, CheckConstraint, Column, DateTime, make_url
 from sqlmodel import Field
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -49,7 +49,9 @@ class Goods(ReactiveState, table=True):
     stock: int = 0
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     cost: Private[int] = 7
-    updated_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))  # type: ignore[call-overload]
+    updated_at: datetime | None = None
+    seen_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
+    noted_at: datetime | None = Field(default=None, sa_column=Column(DateTime()))
 
     @event
     def rename(self, name: str) -> None:

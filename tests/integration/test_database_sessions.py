@@ -31,6 +31,7 @@ from tests.conftest import Serve
 
 pytestmark = pytest.mark.anyio
 KINDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+FEWER = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.full])]
 SQLITE_TABLE = "CREATE TABLE receipt (id INTEGER PRIMARY KEY, text VARCHAR NOT NULL UNIQUE)"
 POSTGRES_TABLE = "CREATE TABLE receipt (id SERIAL PRIMARY KEY, text VARCHAR NOT NULL UNIQUE)"
 
@@ -264,6 +265,7 @@ async def test_an_async_session_without_its_driver_is_refused_at_the_start(
 # -- several processes, and the worst moments ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("url", FEWER, indirect=True)
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_two_servers_never_have_a_row_without_its_count(serve: Serve, url: str, *, is_killed: bool) -> None:
     """Also if one of them is killed in the middle: what it did not finish is not there at all."""

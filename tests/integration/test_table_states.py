@@ -76,6 +76,7 @@ async def test_every_kind_of_column_comes_back_as_it_went(engine: FastState, for
     await foreign.add_goods(1)
     async with engine.transaction(Goods, record_id=1) as goods:
         goods.tag("é\u2028\U0001f600")
+        goods.seen_at = goods.noted_at = goods.updated_at
         goods.price, goods.sku = "2.5", ""  # type: ignore[assignment]  # pydantic reads it
     found = await engine.get(Goods, record_id=1)
     assert found.version == goods.version
@@ -83,7 +84,8 @@ async def test_every_kind_of_column_comes_back_as_it_went(engine: FastState, for
     assert (found.sku, float(found.price)) == ("", 2.5)
     assert found.updated_at == goods.updated_at
     assert found.updated_at is not None
-    assert found.updated_at.tzinfo is not None
+    assert found.seen_at == found.updated_at
+    assert found.noted_at == found.updated_at.replace(tzinfo=None), "a column without time zone holds UTC"
 
 
 async def test_a_missing_row_is_not_found_and_nothing_makes_it(engine: FastState, foreign: Foreign) -> None:
@@ -200,6 +202,11 @@ async def test_an_id_that_no_row_can_have_is_not_found(url: str) -> None:
             made = await client.post(f"/faststate/events/Paper/set_text?record_id={record_id}", json={"text": "x"})
             expected = 400 if record_id == "1%00" else 404
             assert (record_id, page.status, answer.status, made.status) == (record_id, expected, expected, expected)
+        stream = "/faststate/sse?states=Goods:abc"
+        assert (await client.get(stream)).status == 404
+        refused = await client.get(stream, headers={"datastar-request": "true"})
+        assert refused.status == 200, "Datastar would ask again and again"
+        assert refused.json()["_faststate"]["error"]["status"] == 404
 
 
 async def test_an_event_on_a_row_answers_with_what_it_changed_and_never_sends_the_key(url: str) -> None:
