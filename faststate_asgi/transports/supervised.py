@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger("faststate.transports")
 
-BACKOFF_S = (0.05, 2.0)
+BACKOFF_S = (0.05, 0.5)
 
 
 async def for_ever(name: str, listen: Callable[[], Awaitable[None]]) -> None:
-    """Run ``listen`` again and again; each time it fails a little later, up to two seconds.
+    """Run ``listen`` again and again; each time it fails a little later, up to half a second.
 
     Args:
         name: for the log.
