@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -26,6 +26,7 @@ from .errors import (
     OverloadedError,
     RequestError,
     StateNotFoundError,
+    StoreUnavailableError,
 )
 from .guards import Guard
 from .identity import (
@@ -43,8 +44,10 @@ from .identity import (
 )
 from .keys import StateKey, StateScope, checked_id, session_key
 from .messages import Ended
+from .parameters import states_of
 from .registry import StatePlan
 from .state import ReactiveState
+from .stores.base import Snapshot
 from .turns import Entry
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class RequestContext:
 
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_dumps",
         "_ephemeral_id",
         "_identity",
@@ -109,6 +113,7 @@ class RequestContext:
         self._session_id: str | None = None
         self._ephemeral_id: str | None = None
         self._states: dict[StateKey, ReactiveState] | None = None
+        self._ahead: dict[StateKey, Snapshot | None] | None = None
         self._dumps: dict[StateKey, bytes] | None = None
         self._was_session_used = False
         self.is_started = False
@@ -531,7 +536,10 @@ class RequestContext:
             self._states = {}
         known = self._states.get(key)
         if known is None:
-            known = await self.engine.read(plan, key)
+            if self._ahead is not None and key in self._ahead:
+                known = self.engine.load(plan, self._ahead.pop(key), key)
+            else:
+                known = await self.engine.read(plan, key)
             if known is None:
                 raise StateNotFoundError(f"{plan.name} does not exist")
             await self.authorize(plan, known, "read")
@@ -540,11 +548,41 @@ class RequestContext:
                 self._dumps = {**(self._dumps or {}), key: plan.codec.dump(known)}
         return known  # type: ignore[return-value]  # loaded for cls
 
+    async def read_ahead(self, cls: type[ReactiveState]) -> None:
+        """Read, once and in one round trip, all states that the route asks for in its signature, before the first is given.
+
+        What cannot be read ahead, or may not be, is left to ``get``.
+        """
+        if self._ahead is not None:
+            return
+        self._ahead = {}
+        classes = states_of(self._scope.get("endpoint"))
+        if len(classes) < 2 or cls not in classes:
+            return
+        await self.resolve()
+        wanted: dict[StateKey, StatePlan] = {}
+        store = self.engine.backends.store_of(self.engine.registry.plan(cls))
+        for other in classes:
+            plan = self.engine.registry.plan(other)
+            if self.engine.backends.store_of(plan) is store:
+                with suppress(RequestError):
+                    self.check_now(plan.guard)
+                    wanted[self.key_of(plan)] = plan
+        with suppress(StoreUnavailableError):
+            self._ahead.update(zip(wanted, await store.read(list(wanted)), strict=True))
+
     def _key_or_refusal(self, plan: StatePlan, record_id: Any, component_id: Any) -> StateKey:
         try:
             return self.key_of(plan, record_id, component_id)
         except AuthenticationError as exc:
             raise self.refusal(exc) from None
+
+    async def get_injected(self, request: Any, cls: type[S]) -> S:
+        """Return what ``get_for`` returns, for a parameter of a route."""
+        if self.path_params is None:
+            self.path_params = _path_params_of(request)
+        await self.read_ahead(cls)
+        return await self.get_for(request, cls)
 
     async def get_for(self, request: Any, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
         """Return what ``get`` returns, for a route of any framework.
@@ -601,6 +639,7 @@ class RequestContext:
         if self._states is not None:
             for _, key in pairs:
                 self._states.pop(key, None)
+        self._ahead = None if self._ahead is None else {}
 
     async def _check_write(self, entry: Entry) -> None:
         await self.authorize(entry.plan, entry.state, "write")

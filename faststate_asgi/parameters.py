@@ -5,10 +5,13 @@ Types are recognised by their names, so that a database driver or a later layer 
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -123,3 +126,25 @@ def is_optional(annotation: Any) -> bool:
     if typing.get_origin(annotation) is typing.Annotated:
         return is_optional(typing.get_args(annotation)[0])
     return annotation is None or annotation is Any or type(None) in typing.get_args(annotation)
+
+
+@lru_cache(maxsize=4096)
+def states_of(endpoint: Any) -> tuple[type[Any], ...]:
+    """Return the state classes that a route asks for in its signature, as far as that can be seen.
+
+    FastHTML keeps a handler's signature in the function that it registers for it.
+    """
+    if not isinstance(endpoint, types.FunctionType):
+        return ()
+    signatures = [cell.cell_contents for cell in endpoint.__closure__ or () if _is_signature(cell)]
+    with suppress(NameError, TypeError, ValueError):
+        signatures.append(inspect.signature(inspect.unwrap(endpoint), eval_str=True))
+    found = (state_in(one.annotation) for signature in signatures for one in signature.parameters.values())
+    return tuple(dict.fromkeys(cls for cls in found if cls is not None))
+
+
+def _is_signature(cell: types.CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, inspect.Signature)
+    except ValueError:  # the cell is empty
+        return False

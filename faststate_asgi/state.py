@@ -352,7 +352,8 @@ class ReactiveState(SQLModel, metaclass=_StateType):
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Self:  # FastHTML's protocol for annotated parameters
-        return await cls.aget(req)
+        state: Self = await _context_of(req).get_injected(req, cls)
+        return state
 
 
 ReactiveState.__from_request__.__func__.__annotations__ = {"req": HTTPConnection}  # type: ignore[attr-defined]  # FastHTML reads real types

@@ -38,7 +38,7 @@ def _loader(annotation: Any) -> Callable[[Request], Awaitable[Any]]:
     async def load(request: Request) -> Any:
         if is_optional(annotation):
             return await request.scope["faststate"].get_or_none(cls)
-        return await cls.aget(request)
+        return await request.scope["faststate"].get_injected(request, cls)
 
     load.__annotations__ = {"request": Request}
     load.__faststate_loader__ = True  # type: ignore[attr-defined]  # tells a copied dependency from an annotation

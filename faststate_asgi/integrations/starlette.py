@@ -87,4 +87,4 @@ async def _state(request: Any, annotation: Any) -> Any:
     assert cls is not None, "only state parameters are asked for"
     if is_optional(annotation):
         return await request.scope["faststate"].get_or_none(cls)
-    return await cls.aget(request)
+    return await request.scope["faststate"].get_injected(request, cls)
