@@ -41,6 +41,10 @@ class Runner(Protocol):
         """Run an operation that only reads."""
         ...
 
+    def ask(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run an operation of one reading statement, in one round trip."""
+        ...
+
 
 # -- SQLite ----------------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,10 @@ class SqliteRunner:
         """Run beside the writer."""
         assert self._reader is not None, "open() comes first"
         return self._reader.submit(operation)
+
+    def ask(self, operation: Operation[T]) -> Awaitable[T]:
+        """Do the same: a transaction costs nothing here."""
+        return self.read(operation)
 
 
 def sqlite_engine(url: str, timeout_s: float) -> Engine:
@@ -236,6 +244,7 @@ class PostgresRunner:
         self._url, self._timeout_s = make_url(url), timeout_s
         self._engine: Any = None
         self._reader: Any = None
+        self._asker: Any = None
 
     async def open(self) -> None:
         """Make the pool; connections are made when they are needed."""
@@ -256,6 +265,8 @@ class PostgresRunner:
             },
         )
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        # Without BEGIN and COMMIT, which are round trips too.
+        self._asker = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def aclose(self) -> None:
         """Close the pool."""
@@ -269,6 +280,10 @@ class PostgresRunner:
     async def read(self, operation: Operation[T]) -> T:
         """Run in a transaction that sees one moment, however many statements it has."""
         return await self._in_transaction(self._reader, operation)
+
+    async def ask(self, operation: Operation[T]) -> T:
+        """Run one statement by itself."""
+        return await self._in_transaction(self._asker, operation)
 
     async def _in_transaction(self, engine: Any, operation: Operation[T]) -> T:
         async with asyncio.timeout(self._timeout_s * 2), engine.begin() as connection:

@@ -109,7 +109,7 @@ class SqlStore:
 
     async def ping(self) -> None:
         """Raise ``StoreUnavailableError`` if the database does not answer."""
-        await self._read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        await self._ask(lambda connection: connection.execute(text("SELECT 1")).scalar())
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +117,10 @@ class SqlStore:
         if self._unmade and self._creates_tables:
             await self.create_tables()
         return await self._guarded(lambda: self._runner.read(operation))
+
+    async def _ask(self, operation: Operation[T]) -> T:
+        """Run an operation of one statement."""
+        return await self._guarded(lambda: self._runner.ask(operation))
 
     async def _write(self, operation: Operation[T]) -> T:
         if self._unmade and self._creates_tables:
@@ -153,7 +157,8 @@ class SqlStore:
 
     async def read(self, keys: Sequence[StateKey]) -> list[Snapshot | None]:
         """Return what is stored, in one query."""
-        found = await self._read(lambda connection: self._load(connection, keys))
+        run = self._read if any(key.name in self._tables for key in keys) else self._ask
+        found = await run(lambda connection: self._load(connection, keys))
         return [found.get(key) for key in keys]
 
     def _load(self, connection: Connection, keys: Sequence[StateKey]) -> dict[StateKey, Snapshot]:
@@ -382,13 +387,13 @@ class SqlStore:
 
     async def count(self) -> int:
         """Return the number of stored states."""
-        return await self._read(lambda connection: int(connection.execute(self._sql.count).scalar() or 0))
+        return await self._ask(lambda connection: int(connection.execute(self._sql.count).scalar() or 0))
 
     # -- answers and records -----------------------------------------------------------------------------------------
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return a kept answer."""
-        row = await self._read(lambda connection: connection.execute(self._sql.recall, {"names": list(names)}).first())
+        row = await self._ask(lambda connection: connection.execute(self._sql.recall, {"names": list(names)}).first())
         if row is None:
             return None
         return Answer(bytes(row[0]), row[1], load_headers(row[2]), None if row[3] is None else bytes(row[3]))
@@ -417,7 +422,7 @@ class SqlStore:
 
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
-        rows = await self._read(lambda connection: connection.execute(self._sql.records, {"names": list(names)}).all())
+        rows = await self._ask(lambda connection: connection.execute(self._sql.records, {"names": list(names)}).all())
         found = {row[0]: bytes(row[1]) for row in rows}
         return [found.get(name) for name in names]
 

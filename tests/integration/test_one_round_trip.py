@@ -1,10 +1,9 @@
 """A page that injects several states of one store asks the store once, whatever the framework."""
 
-# ruff: noqa: FA100, TC001, TC003 - frameworks read the annotations of routes when they are made
-
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -12,6 +11,7 @@ import redis as redis_client
 from fastapi import FastAPI
 from fasthtml.common import fast_app
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -82,7 +82,7 @@ def with_fasthtml() -> Any:
 def with_starlette() -> Any:
     @inject
     async def page(
-        request: Request, first: First, second: Second, third: Third, hidden: Optional[Hidden]
+        request: Request, first: First, second: Second, third: Third, hidden: Hidden | None
     ) -> PlainTextResponse:
         assert hidden is None
         return PlainTextResponse(text_of(first, second, third))
@@ -111,6 +111,7 @@ def inner(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
+@asynccontextmanager
 async def visits(inner: Any, url: str) -> AsyncIterator[tuple[FastStateMiddleware, httpx.AsyncClient]]:
     """Yield a running app whose three states are stored, and the visitor whose they are."""
     app = FastStateMiddleware(inner, registry=make_registry(), secret_key=SECRET, store=url, debug=True)
@@ -129,7 +130,7 @@ async def test_a_page_with_three_states_reads_redis_once(inner: Any, redis_url: 
         def packets() -> int:
             return int(counter.info("stats")["total_reads_processed"])
 
-        async for _, client in visits(inner, redis_url):
+        async with visits(inner, redis_url) as (_, client):
             own = packets()
             own = packets() - own  # what the question itself costs
             before = packets()
@@ -142,13 +143,13 @@ async def test_a_page_with_three_states_reads_redis_once(inner: Any, redis_url: 
 
 
 async def test_a_page_with_three_states_asks_the_database_once(inner: Any, tmp_path: Path) -> None:
-    async for app, client in visits(inner, f"sqlite+aiosqlite:///{tmp_path}/app.db"):
+    async with visits(inner, f"sqlite+aiosqlite:///{tmp_path}/app.db") as (app, client):
         (store,) = app.faststate.backends.stores.values()
         assert isinstance(store, SqlStore)
         statements: list[str] = []
 
         def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-            statements.append(statement)  # noqa: B023 - called while this client's page is made
+            statements.append(statement)
 
         engine = store._runner._engine  # type: ignore[attr-defined]  # SQLite's
         sqlalchemy_event.listen(engine, "before_cursor_execute", note)
@@ -158,6 +159,27 @@ async def test_a_page_with_three_states_asks_the_database_once(inner: Any, tmp_p
             len([sql for sql in statements if "FROM faststate_state WHERE" in sql and sql.startswith("SELECT key")])
             == 1
         )
+
+
+@pytest.mark.postgres
+async def test_reading_in_postgres_is_one_statement_without_a_transaction(postgres_url: str) -> None:
+    async with visits(with_fastapi(), postgres_url) as (app, client):
+        (store,) = app.faststate.backends.stores.values()
+        assert isinstance(store, SqlStore)
+        engine = store._runner._engine.sync_engine  # type: ignore[attr-defined]  # PostgreSQL's
+        statements: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            statements.append(statement)
+
+        client.cookies.clear()
+        sqlalchemy_event.listen(engine, "before_cursor_execute", note)
+        assert (await client.get("/page/7")).text == "1 0 3"
+        sqlalchemy_event.remove(engine, "before_cursor_execute", note)
+        assert len([sql for sql in statements if "FROM faststate_state WHERE key IN" in sql]) == 1
+        moments = text("SELECT now(), pg_sleep(0.01)")
+        first = await store._ask(lambda connection: [connection.execute(moments).scalar() for _ in range(2)])
+        assert first[0] != first[1], "a transaction would have one moment only"
 
 
 async def test_what_was_read_ahead_is_not_older_than_a_transaction_of_the_same_request(tmp_path: Path) -> None:
@@ -173,5 +195,5 @@ async def test_what_was_read_ahead_is_not_older_than_a_transaction_of_the_same_r
         return await page(request)
 
     app = Starlette(routes=[Route("/page", route)])
-    async for _, client in visits(app, f"sqlite+aiosqlite:///{tmp_path}/app.db"):
+    async with visits(app, f"sqlite+aiosqlite:///{tmp_path}/app.db") as (_, client):
         assert (await client.get("/page")).text == "11"
