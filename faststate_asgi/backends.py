@@ -20,7 +20,7 @@ from .errors import ConfigurationError, FastStateError, MissingDependencyError, 
 from .hub import Hub
 from .key_column import KeyColumn
 from .keys import StateKey, StateScope
-from .messages import Message
+from .messages import Message, Shown
 from .mirror import Mirror
 from .parameters import Source
 from .registry import StatePlan, StateRegistry
@@ -28,6 +28,7 @@ from .settings import Settings
 from .stores.base import NO_VERSION, DatabaseSession, Snapshot, Store
 from .stores.memory import MemoryStore
 from .transports.base import Listener, Transport
+from .updates import Update
 
 if TYPE_CHECKING:
     from .stores.sql import SqlStore
@@ -270,6 +271,16 @@ class Backends:
                 await transport.publish(messages)
             except FastStateError as exc:
                 logger.warning("other processes could not be told that streams end: %s", exc)
+
+    async def show(self, updates: Sequence[Update]) -> None:
+        """Send the one-off elements of updates to the streams of other processes; a way that is down is logged."""
+        for update in updates:
+            transport = self.transports.get(self.store_of(update.plan).name)
+            if transport is not None:
+                try:
+                    await transport.publish([Shown(update.key, b"".join(update.elements).decode())])
+                except FastStateError as exc:
+                    logger.warning("other processes could not be told what to show: %s", exc)
 
     async def watch(self, mirror: Mirror) -> None:
         """Begin to hear of a state's changes."""

@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -40,6 +41,7 @@ from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .transports.base import Transport
 from .turns import Turns, delete_held
+from .updates import Update
 from .watchdog import Watchdog
 
 logger = logging.getLogger("faststate")
@@ -47,6 +49,7 @@ S = TypeVar("S", bound=ReactiveState)
 TICK_S = 0.25
 SHORT_TTL_S = 4.0
 PURGE_LIMIT = 1000
+MAX_TO_SHOW = 1000
 
 
 class _Outside:
@@ -107,6 +110,8 @@ class FastState:
         self._runtime: Runtime | None = None
         self._watchdog: Watchdog | None = None
         self._users = 0
+        self._to_show: deque[Update] = deque(maxlen=MAX_TO_SHOW)
+        self._showing: asyncio.Task[None] | None = None
 
     def wrap_backends(self, store: Callable[[Store], Store], transport: Callable[[Transport], Transport]) -> None:
         """Put something around every store and transport; for tests that break them.
@@ -159,7 +164,8 @@ class FastState:
         )
         hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
         self.backends.spare(hub.is_watched)
-        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, hub.publish, settings.session_max_age)
+        announce = self._announce if self.backends.transports else hub.publish
+        turns = Turns(self.backends.store_of, settings.max_waiting_per_key, announce, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
@@ -175,6 +181,22 @@ class FastState:
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Start a task that ends with the engine."""
         self._background.add(asyncio.get_running_loop().create_task(coroutine))
+
+    def _announce(self, updates: list[Update]) -> None:
+        """Tell the streams of this process what was committed, and those of others what to show besides."""
+        self.hub.publish(updates)
+        for update in updates:
+            if update.elements:
+                self._to_show.append(update)
+        if self._to_show and (self._showing is None or self._showing.done()):
+            self._showing = self.loop.create_task(self._show())
+
+    async def _show(self) -> None:
+        """Pass on in the order of the commits."""
+        while self._to_show:
+            updates = list(self._to_show)
+            self._to_show.clear()
+            await self.backends.show(updates)
 
     async def _resync(self) -> None:
         await self.backends.resync(self.hub)
@@ -192,6 +214,8 @@ class FastState:
         await asyncio.gather(*self._background, return_exceptions=True)
         self._background.clear()
         await self.runtime.aclose()
+        if self._showing is not None:
+            await self._showing
         await self.hub.aclose()
         await self.backends.aclose()
         self._loop = None

@@ -19,7 +19,7 @@ from . import frames
 from .echo import note_frame
 from .errors import StoreUnavailableError
 from .keys import StateKey
-from .messages import Ended, Message, Published
+from .messages import Ended, Message, Published, Shown
 from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
 from .registry import StatePlan
 from .state import ReactiveState
@@ -228,6 +228,8 @@ class Hub:
                 self.reload(mirror)
         elif isinstance(message, Ended):
             self.end_streams(message)
+        elif isinstance(message, Shown):
+            self._receive_elements(message)
         else:
             self._receive(message)
 
@@ -241,6 +243,16 @@ class Hub:
             mirror.is_stale = True
         elif message.version != mirror.version or mirror.heard:
             self.reload(mirror)
+
+    def _receive_elements(self, message: Shown) -> None:
+        """Show what another process broadcasts, after the change that it told before."""
+        mirror = self._mirrors.get(message.key)
+        if mirror is None or not mirror.is_loaded:
+            return
+        if mirror.loading is None:
+            self._send_elements(mirror, [message.frame.encode()])
+        else:
+            mirror.heard = [*mirror.heard[1 - ONE_OFF_ELEMENTS :], message.frame.encode()]
 
     def reload(self, mirror: Mirror) -> None:
         """Read a mirror's state again, once, however often this is asked for."""

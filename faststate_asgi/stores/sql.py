@@ -29,7 +29,7 @@ from ..errors import (
     shorten,
 )
 from ..keys import StateKey, StateScope
-from ..messages import Published, addressed, encode
+from ..messages import Published, addressed, encode, pieces
 from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot, Write
 from .runners import Operation, make_runner
 from .sessions import EventSession, SessionSource
@@ -285,8 +285,8 @@ class SqlStore:
         if self._runner.does_log:
             connection.execute(self._sql.log_change, {"origin": self.origin, "message": message})
         else:
-            payload = addressed(message, self.origin)
-            connection.execute(self._sql.notify, {"channel": NOTIFY_CHANNEL, "message": payload})
+            for piece in pieces(addressed(message, self.origin)):
+                connection.execute(self._sql.notify, {"channel": NOTIFY_CHANNEL, "message": piece})
 
     def session(self, *, is_async: bool) -> EventSession:
         """Return a session for one event, whose rows are committed together with states of this store.

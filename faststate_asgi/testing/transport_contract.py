@@ -15,7 +15,7 @@ from typing import TypeAlias
 import pytest
 
 from ..keys import StateKey, StateScope
-from ..messages import Ended, Message, Published
+from ..messages import Ended, Message, Published, Shown
 from ..transports.base import Transport
 
 Transports: TypeAlias = tuple[Transport, Transport]
@@ -109,6 +109,19 @@ class TransportContract:
             await transports[1].watch([key])
             await self.announce(transports[0], Published(key, "0", "1-aaaaaaaa"))
             await inbox.until(partial(inbox.published, key))
+
+    async def test_elements_of_any_length_reach_the_other_process_whole(self, transports: Transports) -> None:
+        """What a way cannot carry at once it carries in pieces."""
+        inbox, key = Inbox(), new_key()
+        await transports[0].open(Inbox())
+        await transports[1].open(inbox)
+        await transports[1].watch([key])
+        sent = [Shown(key, text) for text in ("a", "é" * 50_000, "b" * 20_000, "+0:", "=1:x")]
+        for message in sent:
+            await transports[0].publish([message])
+        await transports[0].publish([*sent, Shown(new_key(), "not watched")])
+        await inbox.until(lambda: len(inbox.messages) >= 2 * len(sent))
+        assert inbox.messages == [*sent, *sent]
 
     async def test_ended_sessions_reach_everybody(self, transports: Transports) -> None:
         """A logout is not about a key, so nobody has to watch."""

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 
 from ..keys import StateKey
-from ..messages import Message, Published, encode, heard
+from ..messages import Ended, Message, encode, heard, whole
 from ..stores.sql import NOTIFY_CHANNEL, SqlStore
 from .base import Listener
 from .supervised import for_ever
@@ -41,6 +41,7 @@ class PostgresTransport:
         self._watched: set[StateKey] = set()
         self._is_listening = asyncio.Event()
         self._has_connected = False
+        self._begun: dict[int, str] = {}
 
     async def open(self, listener: Listener) -> None:
         """Connect and listen."""
@@ -77,14 +78,16 @@ class PostgresTransport:
                     await connection.execute("SELECT 1", timeout=CONNECT_S)
         finally:
             self._is_listening.clear()
+            self._begun.clear()
             with suppress(Exception):
                 await connection.close(timeout=1)
 
     def _take(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        message = heard(payload, self._store.origin)
+        text = whole(payload, self._begun, pid)
+        message = None if text is None else heard(text, self._store.origin)
         if message is None or self._listener is None:
             return
-        if not isinstance(message, Published) or message.key in self._watched:
+        if isinstance(message, Ended) or message.key in self._watched:
             self._listener(message)
 
     async def publish(self, messages: Sequence[Message]) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from sqlalchemy import make_url
 
 from ..keys import StateKey
-from ..messages import Message, Published, decode, encode
+from ..messages import Ended, Message, decode, encode
 from ..stores.sql import SqlStore
 from .base import Listener
 
@@ -114,7 +114,7 @@ class SqliteTransport:
     def _deliver(self, message: Message | None) -> None:
         if self._listener is None:
             return
-        if not isinstance(message, Published) or message.key in self._watched:
+        if message is None or isinstance(message, Ended) or message.key in self._watched:
             self._listener(message)
 
     async def publish(self, messages: Sequence[Message]) -> None:
