@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from hashlib import blake2b, sha256
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from itsdangerous import BadData, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
@@ -29,24 +30,40 @@ CLOCK_TOLERANCE_S = 600.0
 _CACHED_COOKIES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Identity:
-    """A logged-in user: id as text, permissions, roles, and when it ends (aware UTC, None for never)."""
+    """A logged-in user: id as text, permissions, roles, and when it ends (aware UTC, None for never).
+
+    Args:
+        user_id: any id that has a text form, but not an empty one.
+        permissions: names; a single text is one name.
+        roles: likewise.
+        expires_at: without a time zone it is UTC.
+
+    Raises:
+        ValueError: no user id.
+    """
 
     user_id: str
     permissions: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
     expires_at: datetime | None = None
 
-    def __post_init__(self) -> None:
-        if str(self.user_id or "") == "":
+    def __init__(
+        self,
+        user_id: str | int | UUID,
+        permissions: Iterable[str] | str | None = (),
+        roles: Iterable[str] | str | None = (),
+        expires_at: datetime | None = None,
+    ) -> None:
+        if user_id is None or str(user_id) == "":  # pyright: ignore[reportUnnecessaryComparison]  # not everybody checks
             raise ValueError("Identity needs a user_id; return None for an anonymous visitor")
-        object.__setattr__(self, "user_id", str(self.user_id))
-        for name in ("permissions", "roles"):
-            value: Iterable[str] | str = getattr(self, name)
+        object.__setattr__(self, "user_id", str(user_id))
+        for name, value in (("permissions", permissions), ("roles", roles)):
             object.__setattr__(self, name, frozenset([value] if isinstance(value, str) else value or ()))
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            object.__setattr__(self, "expires_at", self.expires_at.replace(tzinfo=timezone.utc))
+        if expires_at is not None and expires_at.tzinfo is None:
+            expires_at = expires_at.replace(tzinfo=timezone.utc)
+        object.__setattr__(self, "expires_at", expires_at)
 
     @property
     def is_expired(self) -> bool:

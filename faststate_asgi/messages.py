@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from .keys import StateKey
 
-
 PIECE_CHARS = 7000
 """Envelopes are ASCII, and a notification of PostgreSQL is shorter than 8000 bytes."""
 

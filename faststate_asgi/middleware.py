@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, overload
 
 from .context import RequestContext
 from .current import current_context
@@ -35,7 +35,14 @@ class FastStateMiddleware:
         ConfigurationError: a setting that cannot work, or no secret key.
     """
 
-    def __init__(self, app: App, faststate: FastState | None = None, **settings: Any) -> None:
+    @overload
+    def __init__(self, app: App, /, faststate: FastState | None = None, **settings: Any) -> None: ...
+    @overload
+    def __init__(self, *, app: App, faststate: FastState | None = None, **settings: Any) -> None: ...
+    # mypy takes Starlette's Middleware(FastStateMiddleware, ...) only if the app can stand without its name.
+    def __init__(  # type: ignore[misc]  # nobody passes the app twice
+        self, app: App, faststate: FastState | None = None, **settings: Any
+    ) -> None:
         if faststate is not None and settings:
             raise ConfigurationError("give an engine or settings, not both")
         self.app = app

@@ -1,6 +1,5 @@
 """What an event broadcasts in one process reaches the open streams of the others, once and in order."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,23 +29,28 @@ class Bell(ReactiveState):
 
 
 @pytest.fixture(params=STORES)
-async def processes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[FastStateMiddleware]]:
+def processes(request: pytest.FixtureRequest, tmp_path: Path) -> list[FastStateMiddleware]:
     """Two engines on one store, as two processes have them."""
     url = store_of(request, tmp_path)
-    yield [wrapped((Bell, GLOBAL), store=url, debug=True) for _ in range(2)]
+    return [wrapped((Bell, GLOBAL), store=url, debug=True) for _ in range(2)]
 
 
 async def test_a_broadcast_reaches_the_streams_of_every_process(processes: list[FastStateMiddleware]) -> None:
-    async with FastStateClient(processes[0]) as here, FastStateClient(processes[1]) as there:
-        async with there.stream("Bell") as far, here.stream("Bell") as near, there.stream("Bell") as other:
-            said = ["one", "two", LONG, "two", "last"]
-            for text in said:
-                await here.call(Bell.ring_and_count if text == "two" else Bell.ring, text)
-            for stream in (far, near, other):
-                heard: list[str] = []
-                while len(heard) < len(said):
-                    frame = await stream.next()
-                    if frame.selector == "#log":
-                        heard.append(frame.html)
-                assert heard == [f"<p>{text}</p>" for text in said]
-                await stream.until(lambda signals: signals.get("count") == 2)
+    said = ["one", "two", LONG, "two", "last"]
+    async with (
+        FastStateClient(processes[0]) as here,
+        FastStateClient(processes[1]) as there,
+        there.stream("Bell") as far,
+        here.stream("Bell") as near,
+        there.stream("Bell") as other,
+    ):
+        for text in said:
+            await here.call(Bell.ring_and_count if text == "two" else Bell.ring, text)
+        for stream in (far, near, other):
+            heard: list[str] = []
+            while len(heard) < len(said):
+                frame = await stream.next()
+                if frame.selector == "#log":
+                    heard.append(frame.html)
+            assert heard == [f"<p>{text}</p>" for text in said]
+            await stream.until(lambda signals: signals.get("count") == 2)
