@@ -5,15 +5,15 @@ import sys
 
 from benchmarks.report import ROOT
 
-QUESTIONS = ("benchmarks.events", "benchmarks.fanout")
-FULL_ONLY = {"benchmarks.events": ["--rivals"]}
+QUESTIONS = tuple(f"benchmarks.{name}" for name in ("events", "fanout", "pages", "scale", "startup"))
+FULL_ONLY = {"benchmarks.events": ["--rivals"], "benchmarks.fanout": ["--rivals"]}
 
 
 def main() -> int:
     """Run each benchmark in a process of its own and return the first exit status that is not 0."""
     is_full = "--full" in sys.argv[1:]
     for question in QUESTIONS:
-        options = FULL_ONLY.get(question, []) if is_full else ["--quick"]
+        options = FULL_ONLY.get(question, []) if is_full else ["--quick", "--no-file"]
         print(f"\n{question} {' '.join(options)}", flush=True)
         status = subprocess.run([sys.executable, "-m", question, *options], cwd=ROOT, check=False).returncode
         if status:

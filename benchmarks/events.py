@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks import report
+from benchmarks import plot, report
 from benchmarks.load import Measurement, Target, measure
 from benchmarks.servers import Server, serving, take_load_core
 
 FLOOR = "floor"
+OWN = ("async", "inline", "thread")
 PACKAGE = "benchmarks.apps:app"
 EVENTS = "/faststate/events"
 HEADINGS = (
@@ -156,6 +157,8 @@ def main() -> None:
     if not arguments.no_file:
         content = {"connections": arguments.connections, "variants": figures}
         path = report.write_result("events", before, content)
+        shown = [(str(one["variant"]), float(str(one["events_per_s"])), f"{one['events_per_s']}") for one in figures]
+        plot.write(path.with_suffix(".svg"), "Events/s, one server core, 32 connections", shown, own=OWN)
         print(f"written to {path.relative_to(report.ROOT)}")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from benchmarks import report
+from benchmarks import plot, report
 from benchmarks.load import BUSY_SHARE
 from benchmarks.reader import Pacer, Publisher, Streams
 from benchmarks.servers import Server, raise_file_limit, serving, take_load_core
@@ -48,6 +48,7 @@ class Variant:
     publish_path: str = "/publish"
     event_path: str = "/event"
     is_rival: bool = False
+    body: bytes = b"{}"
 
 
 FLOOR = Variant("floor: bare uvloop", "benchmarks.bare")
@@ -121,7 +122,7 @@ def open_streams(variant: Variant, number: int, core: int, stack: ExitStack) -> 
 
 def run_round(opened: Opened, seconds: float) -> Round:
     """Publish, wait until every stream has it, publish again, for this long (at least a few times)."""
-    publisher = Publisher(opened.server.port, opened.variant.publish_path)
+    publisher = Publisher(opened.server.port, opened.variant.publish_path, body=opened.variant.body)
     seen = Round()
     opened.streams.forget_counts()
     reader_cpu, server_cpu, began = time.process_time(), opened.server.cpu_s(), time.monotonic()
@@ -149,7 +150,7 @@ def broadcast_once(publisher: Publisher, streams: Streams, seen: Round) -> bool:
 
 def run_beside(opened: Opened, seconds: float) -> list[float]:
     """Return the latencies of other events while every stream gets two broadcasts a second."""
-    publisher = Publisher(opened.server.port, opened.variant.publish_path)
+    publisher = Publisher(opened.server.port, opened.variant.publish_path, body=opened.variant.body)
     pacer = Pacer(opened.server.port, opened.variant.event_path, EVENTS_PER_S)
     opened.streams.read_beside(pacer, seconds, publisher.publish, 1 / BROADCASTS_PER_S)
     opened.streams.settle()
@@ -250,18 +251,40 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    """Run, print the table and write the file."""
-    arguments = parse_arguments()
-    before = report.environment()
-    variants = [variant for variant in VARIANTS if arguments.rivals or not variant.is_rival]
+def run(
+    question: str, variants: Sequence[Variant], arguments: argparse.Namespace, environment: dict[str, object]
+) -> None:
+    """Measure, print the table, write the file and the plot."""
     numbers = [int(number) for number in arguments.streams.split(",")]
     figures = measure_all(numbers, variants, arguments.rounds, arguments.seconds)
     print(report.table(HEADINGS, [row(one) for one in figures]))
     print(f"cost per delivery, most streams over fewest: {growth(figures)}")
     if not arguments.no_file:
-        path = report.write_result("fanout", before, {"variants": figures, "growth": growth(figures)})
+        path = report.write_result(question, environment, {"variants": figures, "growth": growth(figures)})
+        plot.write(
+            path.with_suffix(".svg"), f"Deliveries/s to {numbers[-1]} open streams", plotted(figures, numbers[-1])
+        )
         print(f"written to {path.relative_to(report.ROOT)}")
+
+
+def plotted(figures: Sequence[dict[str, object]], number: int) -> list[tuple[str, float, str]]:
+    """Return the rows of the plot."""
+    return [
+        (
+            str(one["variant"]),
+            float(str(one["deliveries_per_s"])),
+            f"{one['deliveries_per_s']}, {one['kib_per_stream']} KiB",
+        )
+        for one in figures
+        if one["streams"] == number
+    ]
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    arguments = parse_arguments()
+    variants = [variant for variant in VARIANTS if arguments.rivals or not variant.is_rival]
+    run("fanout", variants, arguments, report.environment())
 
 
 if __name__ == "__main__":

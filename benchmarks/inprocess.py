@@ -128,17 +128,17 @@ def scope_of(method: str, path: str, query: bytes, headers: Headers) -> dict[str
     }
 
 
-async def exchange(method: str, path: str, headers: Headers, body: bytes = b"") -> Exchange:
+async def exchange(method: str, path: str, headers: Headers, body: bytes = b"", app: Any = apps.app) -> Exchange:
     """Run one request to its end in the calling task."""
     made = Exchange(body)
-    await apps.app(scope_of(method, path, b"", headers), made.receive, made.send)
+    await app(scope_of(method, path, b"", headers), made.receive, made.send)
     return made
 
 
-async def cookies(number: int) -> list[bytes]:
+async def cookies(number: int, app: Any = apps.app) -> list[bytes]:
     """Return the cookies of new sessions."""
     path, body = f"{EVENTS}/SessionCounter/increment_inline", b'{"amount":1}'
-    answers = [await exchange("POST", path, BROWSER, body) for _ in range(number)]
+    answers = [await exchange("POST", path, BROWSER, body, app) for _ in range(number)]
     assert all(answer.status == 200 and answer.cookie for answer in answers), "no session was made"
     return [answer.cookie for answer in answers]
 
@@ -155,14 +155,14 @@ async def in_batches(number: int, one: Callable[[int], Awaitable[None]]) -> None
         await asyncio.gather(*[loop.create_task(run(index)) for index in indexes])
 
 
-async def event_operation(path: str) -> Operation:
+async def event_operation(path: str, app: Any = apps.app) -> Operation:
     """Return what runs events of one path, each of `AT_ONCE` sessions in turn, with fresh idempotency keys."""
-    sessions = [[*BROWSER, (b"cookie", cookie)] for cookie in await cookies(AT_ONCE)]
+    sessions = [[*BROWSER, (b"cookie", cookie)] for cookie in await cookies(AT_ONCE, app)]
     used = 0
 
     async def one(index: int) -> None:
         headers = [*sessions[index % AT_ONCE], (b"idempotency-key", b"0123456789-%010d" % (used + index))]
-        answer = await exchange("POST", path, headers, b'{"amount":1}')
+        answer = await exchange("POST", path, headers, b'{"amount":1}', app)
         assert answer.status == 200, answer.sent
         assert b'"count":' in answer.sent, answer.sent
 

@@ -151,15 +151,15 @@ class Streams:
 class Publisher:
     """One kept-alive connection that posts the event which publishes."""
 
-    def __init__(self, port: int, path: str, live: str = "Board") -> None:
+    def __init__(self, port: int, path: str, live: str = "Board", body: bytes = b"{}") -> None:
         """Connect; `live` names the states that the asking page watches."""
         self.answer = b""
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=ROUND_DEADLINE_S)
         self.request = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
-            "Content-Length: 2\r\nContent-Type: application/json\r\n"
-            f"Datastar-Request: true\r\nFastState-Live: {live}\r\n\r\n{{}}"
-        ).encode()
+            f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\n"
+            f"Datastar-Request: true\r\nFastState-Live: {live}\r\n\r\n"
+        ).encode() + body
 
     def publish(self) -> float:
         """Send the event and return the monotonic time of it, without waiting for the answer."""
