@@ -365,6 +365,11 @@ class Binder:
             fields[name] = typing.Required[annotation] if is_required else typing.NotRequired[annotation]
         self._check_sessions()
         self.joins = [item for item in self.injected if item.source is Source.WRITABLE]
+        sources = {item.source for item in self.injected}
+        self.is_alone = not sources.isdisjoint((Source.WRITABLE, Source.DATABASE, Source.ASYNC_DATABASE))
+        """Whether a call takes more than its own state's turn."""
+        self.is_direct = not self.is_alone and Source.STATE not in sources
+        """Whether nothing that a call is given has to be waited for."""
         self._validate = self._validator(fields) if fields else None
 
     def _check_sessions(self) -> None:

@@ -26,12 +26,12 @@ from .errors import (
     OverloadedError,
 )
 from .events import EventSpec
+from .generators import StreamedCall
 from .identity import check_guard, mark_of
 from .origins import check_origin
 from .parameters import Source
 from .registry import StatePlan
 from .responses import PROBLEM_HEADERS, Headers, describe, error_frame, header_items, location, problem_body, respond
-from .runtime import StreamedCall
 from .state import ReactiveState, Signals
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
@@ -201,6 +201,31 @@ class EventRequest:
         if self.binder.injected:
             return own.state, {**self.arguments, **await self._injected(turn)}
         return own.state, self.arguments
+
+    def prepare_now(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
+        """Do what ``prepare`` does, for a call that is direct."""
+        own = turn.load(self.plan, self.key, may_create=False)
+        self.version = own.version
+        if self.binder.injected:
+            simple = {item.name: self._simple(item.source) for item in self.binder.injected}
+            return own.state, {**self.arguments, **simple}
+        return own.state, self.arguments
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether nothing has to be waited for between the turn and the handler."""
+        config = self.plan.config
+        return (
+            self.binder.is_direct
+            and not self.spec.options.guard.owner_only
+            and config.owner_field is None
+            and config.authorize is None
+        )
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it may not share a commit with others on its key."""
+        return self.binder.is_alone
 
     async def _injected(self, turn: Turn) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -432,7 +457,8 @@ async def _run(engine: FastState, request: EventRequest, receive: Receive, send:
             streamed = await engine.runtime.stream(request)
             await _send_stream(request, streamed, receive, send)
             return
-        answer = await engine.runtime.run(request)
+        outcome = engine.runtime.run(request)
+        answer = outcome if isinstance(outcome, Answer) else await outcome
     except Exception as exc:
         answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
     if request.raw is not None and answer.body is None:

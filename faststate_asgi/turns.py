@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import (
     ConfigurationError,
@@ -34,16 +34,29 @@ def next_version(before: str, commit_id: str) -> str:
     return f"{int(before.partition('-')[0]) + 1}-{commit_id[:8]}"
 
 
+class Waits(Protocol):
+    """A call that waits in a line; whoever serves the line takes it out."""
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether it has been answered meanwhile, so that it needs no turn any more."""
+        ...
+
+
 class Mailboxes:
     """One queue for each key whose turn is taken: None as long as nobody waits.
+
+    Those who wait for a turn of their own wait on a future; calls, which may share one, wait as themselves.
 
     Args:
         max_waiting: how many may wait for one key.
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._boxes: dict[StateKey, deque[asyncio.Future[None]] | None] = {}
+        self._boxes: dict[StateKey, deque[asyncio.Future[None] | Waits] | None] = {}
         self._max_waiting = max_waiting
+        self.serve: Callable[[StateKey], None] | None = None
+        """Takes over a key's turn when a call is the next in its line."""
 
     def __len__(self) -> int:
         return len(self._boxes)
@@ -60,6 +73,40 @@ class Mailboxes:
         self._boxes[key] = None
         return True
 
+    def _line(self, key: StateKey) -> deque[asyncio.Future[None] | Waits]:
+        """Return the queue of a key whose turn is taken.
+
+        Raises:
+            OverloadedError: too many wait already.
+        """
+        waiting = self._boxes[key]
+        if waiting is None:
+            waiting = self._boxes[key] = deque()
+        if len(waiting) >= self._max_waiting:
+            raise OverloadedError("Too many requests are waiting; please try again", headers={"Retry-After": "1"})
+        return waiting
+
+    def line_up(self, key: StateKey, call: Waits) -> None:
+        """Put a call behind those who wait for a turn that is taken; ``OverloadedError`` if these are too many."""
+        self._line(key).append(call)
+
+    def take_calls(self, key: StateKey, limit: int) -> list[Any]:
+        """Return the calls at the head of a key's line, at most ``limit`` that nobody has answered yet."""
+        waiting, taken = self._boxes[key], list[Any]()
+        while waiting and len(taken) < limit and not isinstance(waiting[0], asyncio.Future):
+            call = waiting.popleft()
+            if not call.is_claimed:  # type: ignore[union-attr]  # futures were told apart above
+                taken.append(call)
+        return taken
+
+    def put_back(self, key: StateKey, calls: Sequence[Waits]) -> None:
+        """Put calls that did not begin back at the head of the line."""
+        if calls:
+            waiting = self._boxes[key]
+            if waiting is None:
+                waiting = self._boxes[key] = deque()
+            waiting.extendleft(reversed(calls))
+
     async def enter(self, key: StateKey, wait_s: float) -> None:
         """Wait for the key's turn, first come first served.
 
@@ -68,11 +115,7 @@ class Mailboxes:
         """
         if self.try_enter(key):
             return
-        waiting = self._boxes[key]
-        if waiting is None:
-            waiting = self._boxes[key] = deque()
-        if len(waiting) >= self._max_waiting:
-            raise OverloadedError("Too many requests are waiting; please try again", headers={"Retry-After": "1"})
+        waiting = self._line(key)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         timer = asyncio.get_running_loop().call_later(wait_s, _give_up, turn)
@@ -92,16 +135,29 @@ class Mailboxes:
         """Hand the turn to the next one who still waits."""
         waiting = self._boxes[key]
         while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            head = waiting[0]
+            if isinstance(head, asyncio.Future):
+                waiting.popleft()
+                if not head.done():
+                    head.set_result(None)
+                    return
+            elif head.is_claimed:
+                waiting.popleft()
+            else:
+                assert self.serve is not None, "calls wait only where somebody serves them"
+                self.serve(key)
                 return
         del self._boxes[key]
 
 
 def _give_up(turn: asyncio.Future[None]) -> None:
     if not turn.done():
-        turn.set_exception(OverloadedError("Busy; please try again", headers={"Retry-After": "1"}))
+        turn.set_exception(busy())
+
+
+def busy() -> OverloadedError:
+    """Return the refusal of one who waited too long."""
+    return OverloadedError("Busy; please try again", headers={"Retry-After": "1"})
 
 
 @dataclass(slots=True)
@@ -136,17 +192,21 @@ class Turn:
 
     Args:
         owner: made it.
-        wanted: classes and keys in canonical order.
+        keys: in canonical order.
         store: where all of them live.
+        snapshots: what is stored of each key; None for what is not.
     """
 
-    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "session", "store")
+    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "session", "snapshots", "store")
 
-    def __init__(self, owner: Turns, keys: tuple[StateKey, ...], store: Store) -> None:
+    def __init__(
+        self, owner: Turns, keys: tuple[StateKey, ...], store: Store, snapshots: Mapping[StateKey, Snapshot | None]
+    ) -> None:
         self._owner = owner
         self.keys = keys
         self.store = store
         self.now = store.immediate
+        self.snapshots = snapshots
         self.lease: Lease | None = None
         self.session: DatabaseSession | None = None
         self.entries: dict[StateKey, Entry] = {}
@@ -158,13 +218,7 @@ class Turn:
         Raises:
             StateNotFoundError: it was never stored and has required fields.
         """
-        if self.now is not None:
-            snapshot = self.now.peek(key)
-        else:
-            assert self.lease is not None, "load() belongs inside the turn"
-            snapshot = self.lease.snapshots[key]
-        entry = self._owner.entry(plan, key, snapshot, may_create=may_create)
-        self.entries[key] = entry
+        entry = self.entries[key] = self._owner.entry(plan, key, self.snapshots[key], may_create=may_create)
         return entry
 
     def prepare(self) -> Prepared:
@@ -199,6 +253,7 @@ class Turn:
         lease = self.lease
         if prepared.writes:
             await self.store.commit(lease, prepared.writes, commit_id=prepared.commit_id, remember=remember)
+            self._owner.forget(lease)
             self.lease = None
         elif remember:
             await self.store.remember(remember)
@@ -214,6 +269,7 @@ class Turn:
         """
         if session.store is self.store and self.lease is not None:
             await session.commit_with(self.lease, prepared.writes, commit_id=prepared.commit_id, remember=remember)
+            self._owner.forget(self.lease)
             self.lease = None
             if prepared.updates:
                 self._owner.announce(prepared.updates)
@@ -233,21 +289,26 @@ class Turn:
         store.apply(prepared.writes, remember)
         if prepared.updates:
             self._owner.announce(prepared.updates)
-        self.is_active = False
-        for key in self.keys:
-            self._owner.mailboxes.leave(key)
+        self.release_now()
+
+    def release_now(self) -> None:
+        """Do what ``release`` does where nothing waits."""
+        if self.is_active:
+            self.is_active = False
+            for key in self.keys:
+                self._owner.mailboxes.leave(key)
 
     async def release(self) -> None:
         """Give the turn back, without a change if nothing was committed; idempotent."""
         if not self.is_active:
             return
         self.is_active = False
-        self._owner.forget(self)
         lease, self.lease = self.lease, None
         try:
             if self.session is not None:
                 await self.session.end()
             if lease is not None:
+                self._owner.forget(lease)
                 await self.store.release(lease)
         finally:
             for key in self.keys:
@@ -287,9 +348,9 @@ class Turns:
         session_s: float | None = None,
     ) -> None:
         self._session_s = session_s
-        self._store_of = store_of
+        self.store_of = store_of
         self.announce = announce
-        self._leased: dict[Turn, None] = {}
+        self._leased: dict[int, tuple[Lease, Store]] = {}
         self.mailboxes = Mailboxes(max_waiting)
 
     async def take(self, wanted: Sequence[tuple[StatePlan, StateKey]], wait_s: float) -> Turn:
@@ -310,9 +371,10 @@ class Turns:
                 if not self.mailboxes.try_enter(key):
                     await self.mailboxes.enter(key, wait_s)
                 entered.append(key)
-            turn = Turn(self, keys, store)
-            turn.lease = await store.acquire(keys, wait_s=wait_s)
-            self._leased[turn] = None
+            lease = await store.acquire(keys, wait_s=wait_s)
+            turn = Turn(self, keys, store, lease.snapshots)
+            turn.lease = lease
+            self.hold(lease, store)
         except BaseException:
             for key in entered:
                 self.mailboxes.leave(key)
@@ -331,7 +393,8 @@ class Turns:
             for key in entered:
                 self.mailboxes.leave(key)
             raise
-        return Turn(self, keys, store)
+        assert store.immediate is not None, "only a store in this process"
+        return Turn(self, keys, store, {key: store.immediate.peek(key) for key in keys})
 
     def ttl_of(self, plan: StatePlan) -> float | None:
         """Return the seconds without a write after which a state is as never stored."""
@@ -340,16 +403,20 @@ class Turns:
             return None
         return self._session_s if config.ttl is None and plan.scope in _OF_SESSIONS else config.ttl
 
-    def forget(self, turn: Turn) -> None:
-        """Renew a turn's lease no more."""
-        self._leased.pop(turn, None)
+    def hold(self, lease: Lease, store: Store) -> None:
+        """Renew a lease from now on."""
+        self._leased[id(lease)] = (lease, store)
+
+    def forget(self, lease: Lease) -> None:
+        """Renew a lease no more."""
+        self._leased.pop(id(lease), None)
 
     async def renew(self) -> None:
         """Renew the leases of all turns that are still running; one that was lost shows at its commit."""
-        for turn in list(self._leased):
-            if turn.lease is not None and turn.is_active:
+        for lease, store in list(self._leased.values()):
+            if id(lease) in self._leased:
                 with suppress(LeaseLostError):
-                    await turn.store.renew(turn.lease)
+                    await store.renew(lease)
 
     def refuse_nested(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> None:
         """Raise ``NestedTurnError`` inside an active turn: waiting for a second one could wait for ever."""
@@ -364,12 +431,12 @@ class Turns:
 
     def common_store(self, wanted: Sequence[tuple[StatePlan, StateKey]]) -> Store:
         """Return the store of all classes; ``ConfigurationError`` if they live in two."""
-        first = self._store_of(wanted[0][0])
+        first = self.store_of(wanted[0][0])
         if len(wanted) == 1:
             return first
-        stores = {id(store): store for store in (self._store_of(plan) for plan, _ in wanted)}
+        stores = {id(store): store for store in (self.store_of(plan) for plan, _ in wanted)}
         if len(stores) != 1:
-            places = ", ".join(f"{plan.name} in {self._store_of(plan).name}" for plan, _ in wanted)
+            places = ", ".join(f"{plan.name} in {self.store_of(plan).name}" for plan, _ in wanted)
             raise ConfigurationError(f"states in different stores cannot change together: {places}")
         return first
 

@@ -87,12 +87,14 @@ class Lease:
         fence: a number that grows with each lease of a key.
         holder: a random name.
         snapshots: by key; None for what is not stored.
+        answers: by name, of those that ``acquire`` was asked to recall.
     """
 
     keys: tuple[StateKey, ...]
     fence: int
     holder: str
     snapshots: Mapping[StateKey, Snapshot | None] = field(default_factory=dict[StateKey, Snapshot | None])
+    answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
 
 
 class ImmediateStore(Protocol):
@@ -108,6 +110,10 @@ class ImmediateStore(Protocol):
 
     def recall_now(self, names: Sequence[str]) -> Answer | None:
         """Return the answer kept under any of the names."""
+        ...
+
+    def recall_all_now(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return the answers kept, by name."""
         ...
 
 
@@ -181,8 +187,8 @@ class Store(Protocol):
         """Return what is stored, in one round trip."""
         ...
 
-    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
-        """Take the turn on all keys, and load them, in one round trip once it is free.
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
+        """Take the turn on all keys, load them and the answers named ``recall``, in one round trip once it is free.
 
         Raises:
             OverloadedError: it was not free within ``wait_s``.
@@ -214,6 +220,10 @@ class Store(Protocol):
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return the answer kept under any of the names."""
+        ...
+
+    async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return the answers kept, by name."""
         ...
 
     async def remember(self, items: Sequence[Remember]) -> None:

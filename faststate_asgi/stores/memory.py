@@ -95,7 +95,7 @@ class MemoryStore:
         self._check_open()
         return [self.peek(key) for key in keys]
 
-    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn; others wait in the order in which they came."""
         self._check_open()
         deadline = 0.0
@@ -103,7 +103,8 @@ class MemoryStore:
             deadline = deadline or self.clock() + wait_s
             await self._wait_until_free(held, deadline)
         self._fence += 1
-        lease = Lease(tuple(keys), self._fence, "", {key: self.peek(key) for key in keys})
+        snapshots = {key: self.peek(key) for key in keys}
+        lease = Lease(tuple(keys), self._fence, "", snapshots, self.recall_all_now(recall))
         for key in keys:
             self._leases[key] = lease
         return lease
@@ -269,6 +270,15 @@ class MemoryStore:
             if entry is not None and entry[0] > self.clock():
                 return Answer(*entry[1:])
         return None
+
+    async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return kept answers by name."""
+        return self.recall_all_now(names)
+
+    def recall_all_now(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return kept answers by name."""
+        found = ((name, self.recall_now((name,))) for name in names)
+        return {name: answer for name, answer in found if answer is not None}
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers."""

@@ -163,14 +163,15 @@ class RedisStore:
 
         return [UNREADABLE if isinstance(found, Exception) else _snapshot(*found) for found in await self._call(run)]
 
-    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
         holder = secrets.token_hex(16)
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
         names = [name for key in keys for name in (f"fs:{{{key}}}:l", f"fs:{{{key}}}:f", state_name(key))]
+        names += [_answer_name(name) for name in recall]
         while True:
-            taking = asyncio.ensure_future(self._run("acquire", names, [holder, self._lease_ms, FENCES_S]))
+            taking = asyncio.ensure_future(self._run("acquire", names, [holder, self._lease_ms, FENCES_S, len(keys)]))
             try:
                 found = await asyncio.shield(taking)
             except asyncio.CancelledError:
@@ -179,7 +180,9 @@ class RedisStore:
             if found[0]:
                 parts = found[2:]
                 snapshots = {key: _snapshot(*parts[3 * i : 3 * i + 3]) for i, key in enumerate(keys)}
-                return Lease(tuple(keys), int(found[1]), holder, snapshots)
+                payloads = zip(recall, parts[3 * len(keys) :], strict=True)
+                answers = {name: _load_answer(payload) for name, payload in payloads if payload}
+                return Lease(tuple(keys), int(found[1]), holder, snapshots, answers)
             if time.monotonic() + pause_s > deadline:
                 raise OverloadedError("Busy; please try again", headers={"Retry-After": "1"})
             await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
@@ -294,9 +297,12 @@ class RedisStore:
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return a kept answer."""
+        return next(iter((await self.recall_all(names)).values()), None)
+
+    async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return kept answers by name."""
         found: list[Any] = await self._call(lambda client: client.mget([_answer_name(name) for name in names]))
-        payload = next((item for item in found if item is not None), None)
-        return None if payload is None else _load_answer(payload)
+        return {name: _load_answer(payload) for name, payload in zip(names, found, strict=True) if payload is not None}
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers of events that changed nothing."""

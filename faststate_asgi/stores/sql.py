@@ -177,13 +177,13 @@ class SqlStore:
             found.update(self._tables[name].load(connection, self._sql, mine))
         return found
 
-    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
         holder = secrets.token_hex(16)
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
         while True:
-            taking = asyncio.ensure_future(self._write(lambda connection: self._take(connection, keys, holder)))
+            taking = asyncio.ensure_future(self._write(lambda connection: self._take(connection, keys, holder, recall)))
             try:
                 lease = await asyncio.shield(taking)
             except asyncio.CancelledError:
@@ -201,7 +201,9 @@ class SqlStore:
         if not taking.cancelled() and taking.exception() is None and (lease := taking.result()) is not None:
             self._abandoned = asyncio.ensure_future(self.release(lease))
 
-    def _take(self, connection: Connection, keys: Sequence[StateKey], holder: str) -> Lease | None:
+    def _take(
+        self, connection: Connection, keys: Sequence[StateKey], holder: str, recall: Sequence[str]
+    ) -> Lease | None:
         fence = 0
         for key in keys:
             row = connection.execute(
@@ -212,7 +214,8 @@ class SqlStore:
                 return None
             fence = max(fence, row[0])
         found = self._load(connection, keys)
-        return Lease(tuple(keys), fence, holder, {key: found.get(key) for key in keys})
+        answers = self._recall(connection, recall) if recall else {}
+        return Lease(tuple(keys), fence, holder, {key: found.get(key) for key in keys}, answers)
 
     async def renew(self, lease: Lease) -> None:
         """Hold the turn for another lease time."""
@@ -393,10 +396,18 @@ class SqlStore:
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return a kept answer."""
-        row = await self._ask(lambda connection: connection.execute(self._sql.recall, {"names": list(names)}).first())
-        if row is None:
-            return None
-        return Answer(bytes(row[0]), row[1], load_headers(row[2]), None if row[3] is None else bytes(row[3]))
+        return next(iter((await self.recall_all(names)).values()), None)
+
+    async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return kept answers by name."""
+        return await self._ask(lambda connection: self._recall(connection, names))
+
+    def _recall(self, connection: Connection, names: Sequence[str]) -> dict[str, Answer]:
+        rows = connection.execute(self._sql.recall, {"names": list(names)})
+        return {
+            row[0]: Answer(bytes(row[1]), row[2], load_headers(row[3]), None if row[4] is None else bytes(row[4]))
+            for row in rows
+        }
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers."""

@@ -145,7 +145,7 @@ class Statements:
             f"SELECT (SELECT count(*) FROM faststate_state WHERE {alive}) + (SELECT count(*) FROM faststate_row)"
         )
         self.recall = of_many(
-            "SELECT digest, status, headers, body FROM faststate_answer WHERE name IN :names AND expires_at > NOW",
+            "SELECT name, digest, status, headers, body FROM faststate_answer WHERE name IN :names AND expires_at > NOW",
             "names",
         )
         self.keep = sql(

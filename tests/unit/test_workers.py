@@ -60,8 +60,11 @@ async def test_there_are_never_more_threads_than_the_limit(workers: Workers) -> 
     may_end = threading.Event()
     busy = [workers.run(may_end.wait) for _ in range(LIMIT)]
     late = workers.run(lambda: "late")
-    assert len(threads()) == LIMIT
-    assert not late.done()
+    async with asyncio.timeout(10):
+        while len(threads()) < LIMIT:
+            await asyncio.sleep(0.001)
+    await asyncio.wait([late], timeout=0.05)
+    assert (len(threads()), late.done()) == (LIMIT, False)
     may_end.set()
     assert await asyncio.gather(*busy) == [True] * LIMIT
     assert await late == "late"

@@ -1,6 +1,7 @@
--- Take the turn on all keys and load them, or nothing.
--- KEYS: for each key its lease, its fence and its state. ARGV: holder, lease in ms, life of a fence in s.
-local count = #KEYS / 3
+-- Take the turn on all keys and load them, and recall answers, or nothing.
+-- KEYS: for each key its lease, its fence and its state; then answers. ARGV: holder, lease in ms, life of a fence in s,
+-- number of keys.
+local count = tonumber(ARGV[4])
 for i = 1, count do
   local held = redis.call('GET', KEYS[3 * i - 2])
   if held and held ~= ARGV[1] then
@@ -17,6 +18,9 @@ for i = 1, count do
   result[#result + 1] = found[1] or ''
   result[#result + 1] = found[2] or ''
   result[#result + 1] = found[3] or ''
+end
+for i = 3 * count + 1, #KEYS do
+  result[#result + 1] = redis.call('GET', KEYS[i]) or ''
 end
 result[2] = fence
 return result

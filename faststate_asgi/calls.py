@@ -1,0 +1,314 @@
+"""What the runtime needs to know of one event: the call, whether it has begun, and until when it may run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from starlette.exceptions import HTTPException
+
+from .eager import Suspended
+from .echo import REMEMBERED_S, Typed, is_overtaken
+from .errors import ArgumentError, FastStateError, OverloadedError, TurnTimeoutError
+from .events import EventSpec
+from .keys import StateKey
+from .registry import StatePlan
+from .state import ReactiveState
+from .stores.base import Answer, Remember, Store
+from .turns import Prepared, Turn
+from .updates import Update
+
+logger = logging.getLogger("faststate.events")
+
+MAX_ANSWER_BYTES = 16 * 1024
+REFUSALS = frozenset({401, 403, 413, 422, 429, 503})
+
+
+class Call(Protocol):
+    """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
+
+    ``wanted`` are all states that change together, the event's own first. ``names`` are those under which the answer is
+    remembered, empty for none; ``owner`` is whose answers they are. ``typed`` numbers the requests of a tab for one field.
+    """
+
+    plan: StatePlan
+    spec: EventSpec
+    key: StateKey
+    wanted: list[tuple[StatePlan, StateKey]]
+    names: tuple[str, ...]
+    digest: bytes
+    owner: str
+    typed: Typed | None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether nothing has to be waited for between the turn and the handler."""
+        ...
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it may not share a commit with others on its key."""
+        ...
+
+    def order_name(self) -> str:
+        """Return the name under which the newest of a tab's requests for one field is remembered."""
+        ...
+
+    async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
+        """Load and check the states, and return the handler's own and its arguments."""
+        ...
+
+    def prepare_now(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
+        """Do what ``prepare`` does, for a call that is direct."""
+        ...
+
+    def respond(self, prepared: Prepared, result: Any) -> Answer:
+        """Return the answer of what changed and what was returned; raise for what no page can show."""
+        ...
+
+    def emit(self, prepared: Prepared, yielded: Any) -> bytes:
+        """Return the body of what changed and what a generator yielded."""
+        ...
+
+    def failed(self, exc: BaseException) -> Answer:
+        """Return the answer of an exception."""
+        ...
+
+    def late_names(self) -> tuple[str, ...]:
+        """Return more names of the answer, known after the handler has run (it may have made a session)."""
+        ...
+
+    def stream_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers of a generator's response; asked once, when the first body is ready."""
+        ...
+
+    def committed(self, updates: list[Update]) -> None:
+        """Hear what was committed."""
+        ...
+
+
+class Running:
+    """A call that waits or runs: repetitions of its request wait here for its answer.
+
+    It holds the two tokens that handler and clock compete for, from any thread: who begins it (or gives it up before),
+    and who settles its outcome.
+    """
+
+    __slots__ = (
+        "_outcome_token",
+        "_start_token",
+        "call",
+        "context",
+        "outcome",
+        "settle",
+        "started_at",
+        "task",
+        "waiters",
+    )
+
+    def __init__(self, call: Call, waiter: asyncio.Future[Answer]) -> None:
+        self.call = call
+        self.waiters = [waiter]
+        self._start_token = [None]
+        self._outcome_token = [None]
+        self.context = copy_context()
+        self.task: asyncio.Task[Any] | None = None
+        self.outcome: asyncio.Future[Any] | None = None
+        self.settle: Callable[[Any], None] | None = None
+        self.started_at = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its handler runs or has run."""
+        return not self._start_token
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether its outcome is known."""
+        return not self._outcome_token
+
+    def begin(self) -> bool:
+        """Take the right to run it; false if that is gone."""
+        self.started_at = time.monotonic()
+        return _take(self._start_token)
+
+    def claim(self) -> bool:
+        """Take the right to settle it; false if that is gone."""
+        return _take(self._outcome_token)
+
+    def left_s(self) -> float:
+        """Return how long its handler may still run."""
+        return self.started_at + self.call.spec.options.timeout_s - time.monotonic()
+
+    def go_on(self, suspended: Suspended) -> asyncio.Future[Any]:
+        """Let a handler go on in a task of its own, and return the future of what it returns."""
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def rest() -> None:
+            try:
+                result = await suspended
+            except BaseException as exc:
+                if not outcome.done():
+                    outcome.set_exception(_storable(exc))
+            else:
+                if not outcome.done():
+                    outcome.set_result(result)
+
+        self.task = suspended.task
+        suspended.go_on(rest())
+        return outcome
+
+
+def _take(token: list[None]) -> bool:
+    """Take what only one may have; atomic, which a test and an assignment would not be."""
+    try:
+        token.pop()
+    except IndexError:
+        return False
+    return True
+
+
+def _storable(exc: BaseException) -> BaseException:
+    """Return an exception that a future takes."""
+    return RuntimeError("a handler raised StopIteration") if isinstance(exc, StopIteration) else exc
+
+
+class Deadlines:
+    """One timer for all that have the same time to live, instead of one for each; belongs to one event loop.
+
+    Args:
+        expired: is called with each item whose time is over.
+    """
+
+    def __init__(self, expired: Callable[[Running], None]) -> None:
+        self._expired = expired
+        self._lines: dict[float, dict[Running, float]] = {}
+        self._timers: dict[float, asyncio.TimerHandle] = {}
+
+    def add(self, item: Running, delay_s: float) -> None:
+        """Call ``expired`` in ``delay_s`` seconds unless the item is dropped before."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + delay_s
+        line = self._lines.get(delay_s)
+        if line is None:
+            line = self._lines[delay_s] = {}
+            self._timers[delay_s] = loop.call_at(ends_at, self._fire, delay_s)
+        else:
+            line.pop(item, None)  # what is added again goes to the end
+        line[item] = ends_at
+
+    def drop(self, item: Running, delay_s: float) -> None:
+        """Forget an item; unknown ones are ignored."""
+        line = self._lines.get(delay_s)
+        if line is not None:
+            line.pop(item, None)
+
+    def _fire(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        line, now = self._lines[delay_s], loop.time() + 0.001
+        over = []
+        for item, ends_at in line.items():
+            if ends_at > now:
+                break
+            over.append(item)
+        for item in over:
+            del line[item]
+        if line:
+            self._timers[delay_s] = loop.call_at(next(iter(line.values())), self._fire, delay_s)
+        else:
+            del self._lines[delay_s], self._timers[delay_s]
+        for item in over:
+            self._expired(item)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._lines.clear()
+        self._timers.clear()
+
+
+def remembered(call: Call, answer: Answer, ttl_s: float, *, has_failed: bool = False) -> tuple[Remember, ...]:
+    """Return what a store is to remember of a call; an answer that is too large is remembered without its body."""
+    items: tuple[Remember, ...] = ()
+    if call.names:
+        kept = answer
+        if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:
+            kept = Answer(answer.digest, answer.status, answer.headers, None)
+        late = call.late_names()
+        names = call.names if not late or late[0] in call.names else (*call.names, *late)
+        items = (Remember(names, kept, ttl_s, call.owner),)
+    if call.typed is not None and not has_failed:
+        newest = Answer(call.typed.number.encode(), 204)
+        return (*items, Remember((call.order_name(),), newest, REMEMBERED_S))
+    return items
+
+
+def names_to_recall(call: Call) -> tuple[str, ...]:
+    """Return the names of all that tells whether a call still has to run."""
+    return call.names if call.typed is None else (*call.names, call.order_name())
+
+
+def known_answer(call: Call, known: Mapping[str, Answer]) -> Answer | None:
+    """Return the answer of a call that needs not run: its request was answered before, or a newer one overtook it."""
+    for name in call.names:
+        answer = known.get(name)
+        if answer is not None:
+            return answer if answer.digest == call.digest else call.failed(reused())
+    if call.typed is not None:
+        newest = known.get(call.order_name())
+        if newest is not None and is_overtaken(call.typed.number, newest.digest):
+            return Answer(call.digest, 204)
+    return None
+
+
+async def recalled(answers: Store, call: Call) -> Answer | None:
+    """Return the answer of a call that needs not run, None if it has to."""
+    names = names_to_recall(call)
+    return known_answer(call, await answers.recall_all(names)) if names else None
+
+
+def reused() -> FastStateError:
+    """Return the refusal of a key that came with another request before."""
+    return ArgumentError("This Idempotency-Key was used for another request")
+
+
+def is_refusal(exc: BaseException) -> bool:
+    """Whether the answer of an exception is not remembered, so that the same request may be tried again."""
+    return isinstance(exc, HTTPException) and exc.status_code in REFUSALS
+
+
+def stopping() -> OverloadedError:
+    """Return the refusal of a server that ends."""
+    return OverloadedError("The server is stopping", headers={"Retry-After": "1"})
+
+
+def timed_out(call: Call) -> TurnTimeoutError:
+    """Return the error of a handler whose time is over, which is logged."""
+    logger.error("event %s on %s timed out", call.spec.path, call.plan.name)
+    return TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
+
+
+def log_event(call: Call, prepared: Prepared, duration_s: float) -> None:
+    """Log one event that was committed."""
+    version = prepared.updates[0].version if prepared.updates else "-"
+    key = loggable(call.key)
+    logger.info(
+        "event %s key=%s version=%s %.1f ms",
+        call.spec.path,
+        key,
+        version,
+        duration_s * 1000,
+        extra={"event": call.spec.path, "key": key, "version": version, "duration_ms": duration_s * 1000},
+    )
+
+
+def loggable(key: StateKey) -> str:
+    """Return a key for log records: session ids are shortened, they are as good as a password."""
+    if key.session_id is None:
+        return str(key)
+    return key.replace(key.session_id, f"{key.session_id[:6]}…")

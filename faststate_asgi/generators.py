@@ -1,0 +1,300 @@
+"""Generator events: each ``yield`` ends a transaction; what was yielded goes to everybody who reads along."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from .calls import Call, recalled, remembered, reused
+from .errors import TurnTimeoutError
+from .events import EventSpec, Kind
+from .keys import StateKey
+from .responses import error_frame
+from .state import ReactiveState, bind, bond_of
+from .stores.base import Answer, DatabaseSession, Store
+from .turns import Turn, Turns, current_turn
+from .workers import Workers
+
+logger = logging.getLogger("faststate.events")
+T = TypeVar("T")
+
+MAX_STREAMED_BYTES = 1 << 20
+GENERATOR = "faststate generator "
+"""How the names of the tasks of generator events begin."""
+
+
+class StreamedCall:
+    """A generator event that is running; any number of responses read its bodies."""
+
+    __slots__ = ("_bodies", "_first", "_news", "_size", "digest", "failure", "headers", "is_done", "readers")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.is_done = False
+        self.failure: Answer | None = None
+        self.headers: tuple[tuple[bytes, bytes], ...] | None = None
+        self.readers = 0
+        self._bodies: deque[bytes] = deque()
+        self._first = 0
+        self._size = 0
+        self._news: asyncio.Future[None] | None = None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody reads any more."""
+        return self.readers == 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no body yet."""
+        return not self._bodies
+
+    def put(self, body: bytes) -> None:
+        """Add a body; the oldest go when too much is kept, newer ones hold newer values."""
+        if body:
+            self._bodies.append(body)
+            self._size += len(body)
+            while self._size > MAX_STREAMED_BYTES and len(self._bodies) > 1:
+                self._size -= len(self._bodies.popleft())
+                self._first += 1
+            self._wake()
+
+    def end(self) -> None:
+        """Tell readers that there will be no more."""
+        self.is_done = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+        self._news = None
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Yield every body, from the first that is kept to the end."""
+        position = 0
+        while True:
+            position = max(position, self._first)
+            while position < self._first + len(self._bodies):
+                yield self._bodies[position - self._first]
+                position = max(position + 1, self._first)
+            if self.is_done:
+                return
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._news)
+
+    def whole(self) -> bytes | None:
+        """Return all bodies as one, None if some are gone."""
+        return b"".join(self._bodies) if self._first == 0 else None
+
+
+class Generators:
+    """Runs generator events; lives as long as the runtime.
+
+    Args:
+        turns: gives out turns.
+        answers: the store of idempotency answers.
+        workers: run generators that are not asynchronous.
+        own: runs a coroutine in a task that nobody else can cancel.
+        count: hears whether an event has run.
+        idempotency_ttl_s: how long an answer is remembered.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        answers: Store,
+        workers: Workers,
+        own: Callable[[Coroutine[Any, Any, None], str], None],
+        count: Callable[[bool], None],
+        idempotency_ttl_s: float,
+    ) -> None:
+        self.turns = turns
+        self._answers, self._workers, self._own, self._count = answers, workers, own, count
+        self._idempotency_ttl_s = idempotency_ttl_s
+        self._streamed: dict[str, StreamedCall] = {}
+
+    async def stream(self, call: Call) -> StreamedCall:
+        """Run a generator event once: each ``yield`` ends a transaction.
+
+        A repetition of the request reads along; one that comes later gets the answer that was remembered.
+
+        Args:
+            call: the event.
+
+        Raises:
+            ArgumentError: another request under the same idempotency key.
+        """
+        for name in call.names:
+            known = self._streamed.get(name)
+            if known is not None:
+                if known.digest != call.digest:
+                    raise reused()
+                return known
+        streamed = StreamedCall(call.digest)
+        for name in call.names:
+            self._streamed[name] = streamed
+        self._own(self._run_generator(call, streamed), GENERATOR + call.spec.path)
+        return streamed
+
+    def _forget(self, call: Call, streamed: StreamedCall) -> None:
+        for name in call.names:
+            if self._streamed.get(name) is streamed:
+                del self._streamed[name]
+
+    async def _run_generator(self, call: Call, streamed: StreamedCall) -> None:
+        segments: _Segments | None = None
+        has_run = False
+        try:
+            while segments is None or not segments.is_done:
+                if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
+                    break
+                turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
+                try:
+                    if segments is None:
+                        streamed.failure = await recalled(self._answers, call)
+                        if streamed.failure is not None:
+                            return
+                        state, arguments = await call.prepare(turn)
+                        states = {key: entry.state for key, entry in turn.entries.items()}
+                        generator = call.spec.func(state, **arguments)
+                        segments = _Segments(call.spec, generator, states, self._workers, turn.session)
+                        has_run = True
+                    else:
+                        turn.session = segments.session
+                        self._reload(turn, call, segments.states)
+                    await self._run_segment(call, turn, segments, streamed)
+                finally:
+                    await turn.release()
+        except Exception as exc:
+            self._fail_stream(call, streamed, exc)
+        finally:
+            if segments is not None:
+                await segments.aclose()
+                if segments.session is not None:
+                    await segments.session.end()
+            await self._end_stream(call, streamed, has_run=has_run)
+
+    def _fail_stream(self, call: Call, streamed: StreamedCall, exc: Exception) -> None:
+        """Answer with the failure if nothing was sent yet, else tell the page in the stream."""
+        answer = call.failed(exc)
+        if streamed.is_empty:
+            streamed.failure = answer
+        elif answer.status == 200:
+            streamed.put(answer.body or b"")
+        else:
+            problem: dict[str, Any] = {"event": "", "fields": {}, **json.loads(answer.body or b"{}")}
+            del problem["type"]
+            streamed.put(error_frame(problem))
+
+    async def _end_stream(self, call: Call, streamed: StreamedCall, *, has_run: bool) -> None:
+        """Remember what a generator answered, and let its readers go."""
+        self._count(has_run)
+        try:
+            if has_run and call.names:
+                headers = streamed.headers or call.stream_headers()
+                answer = streamed.failure or Answer(call.digest, 200, headers, streamed.whole())
+                await self._answers.remember(remembered(call, answer, self._idempotency_ttl_s))
+        finally:
+            self._forget(call, streamed)
+            streamed.end()
+
+    async def _run_segment(self, call: Call, turn: Turn, segments: _Segments, streamed: StreamedCall) -> None:
+        """Run the generator to its next ``yield``, and commit."""
+        token = current_turn.set(turn)
+        try:
+            async with asyncio.timeout(call.spec.options.timeout_s):
+                yielded = await segments.step()
+                if turn.session is not None:
+                    await turn.session.flush()
+        except TimeoutError as exc:
+            if segments.raised is exc:
+                raise
+            if turn.session is not None:
+                turn.session.abandon()
+            message = f"The event took longer than {call.spec.options.timeout_s:g} seconds for one step"
+            raise TurnTimeoutError(message) from None
+        except Exception as exc:
+            known = exc if turn.session is None else turn.session.explained(exc)
+            if known is exc:
+                raise
+            raise known from exc
+        finally:
+            current_turn.reset(token)
+        prepared = turn.prepare()
+        body = call.emit(prepared, yielded)
+        await turn.commit(prepared)
+        call.committed(prepared.updates)
+        if streamed.headers is None:
+            streamed.headers = call.stream_headers()
+        streamed.put(body)
+
+    def _reload(self, turn: Turn, call: Call, states: dict[StateKey, ReactiveState]) -> None:
+        """Give the states that a generator holds the newest stored values."""
+        for plan, key in call.wanted:
+            entry, held = turn.load(plan, key, may_create=True), states[key]
+            object.__setattr__(held, "__dict__", entry.state.__dict__)
+            bind(held, bond_of(entry.state))
+            entry.state = held
+
+
+class _Segments:
+    """A running generator of either kind, stepped from one ``yield`` to the next."""
+
+    def __init__(
+        self,
+        spec: EventSpec,
+        generator: Any,
+        states: dict[StateKey, ReactiveState],
+        workers: Workers,
+        session: DatabaseSession | None,
+    ) -> None:
+        is_async = spec.kind is Kind.ASYNC_GENERATOR
+        self._async_generator: AsyncGenerator[Any, None] | None = generator if is_async else None
+        self._generator: Generator[Any, None, Any] = generator  # unless it is asynchronous
+        self._workers = workers
+        self._context = contextvars.copy_context()
+        self.states = states
+        self.session = session
+        self.is_done = False
+        self.raised: BaseException | None = None
+
+    async def step(self) -> Any:
+        """Return what the generator yields next, or what it returned at its end."""
+        try:
+            if self._async_generator is not None:
+                return await anext(self._async_generator)
+            value, self.is_done = await self._in_thread(self._next)
+            return value
+        except StopAsyncIteration:
+            self.is_done = True
+            return None
+        except Exception as exc:
+            self.raised, self.is_done = exc, True
+            raise
+
+    def _in_thread(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        session = self.session
+        return self._workers.run(step if session is None else lambda: session.call(step))
+
+    def _next(self) -> tuple[Any, bool]:
+        try:
+            return self._context.run(next, self._generator), False
+        except StopIteration as stop:
+            return stop.value, True
+
+    async def aclose(self) -> None:
+        """Close the generator where it stands; its ``finally`` blocks run."""
+        try:
+            if self._async_generator is not None:
+                await self._async_generator.aclose()
+            else:
+                await self._in_thread(self._generator.close)
+        except Exception:
+            logger.exception("a generator event failed while it was closed")
+        self.is_done = True
