@@ -89,9 +89,9 @@ class FaultyStore:
         """Return what is stored."""
         return await self._call("read", lambda: self.inner.read(keys))
 
-    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float) -> Lease:
+    async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn."""
-        return await self._call("acquire", lambda: self.inner.acquire(keys, wait_s=wait_s))
+        return await self._call("acquire", lambda: self.inner.acquire(keys, wait_s=wait_s, recall=recall))
 
     async def renew(self, lease: Lease) -> None:
         """Hold the turn longer."""
@@ -119,6 +119,10 @@ class FaultyStore:
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return a remembered answer."""
         return await self._call("recall", lambda: self.inner.recall(names))
+
+    async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
+        """Return remembered answers by name."""
+        return await self._call("recall", lambda: self.inner.recall_all(names))
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers."""
