@@ -29,6 +29,8 @@ FLUSH_AFTER_S = 0.02
 Done: TypeAlias = tuple[Running, Prepared | None, Answer]
 """A call that has run: what it is to commit (None if it failed), and its answer."""
 
+Outcome: TypeAlias = tuple[Prepared, Answer] | BaseException
+
 
 class Batch:
     """One turn on one key that several calls share; lives until all of them are answered.
@@ -255,7 +257,7 @@ class Batches:
 
     async def _run_in_thread(self, batch: Batch, group: list[Running], rest: deque[Running]) -> None:
         """Run several ``def`` handlers by one hop to a thread; what did not begin when one got stuck goes back."""
-        todo, results = deque(group), deque[tuple[Running, Any]]()
+        todo, results = deque(group), deque[tuple[Running, Outcome]]()
         finished = self._workers.run(lambda: self._work(batch, todo, results))
         while True:
             await asyncio.wait([finished], timeout=self._patience_s(group, todo))
@@ -281,7 +283,7 @@ class Batches:
         self._refuse(batch, current, timed_out(current.call))
         return True
 
-    def _work(self, batch: Batch, todo: deque[Running], results: deque[tuple[Running, Any]]) -> None:
+    def _work(self, batch: Batch, todo: deque[Running], results: deque[tuple[Running, Outcome]]) -> None:
         """Run handlers in a worker thread, one on what the other left, and all there that can fail."""
         snapshot = batch.snapshot
         while todo:
@@ -290,7 +292,7 @@ class Batches:
                 continue
             turn = Turn(self._turns, (batch.key,), batch.store, {batch.key: snapshot})
             turn.lease = batch.lease
-            outcome: Any
+            outcome: Outcome
             try:
                 outcome = running.context.run(worked, running.call, turn)
             except BaseException as exc:
@@ -298,18 +300,18 @@ class Batches:
             turn.is_active = False
             if not running.claim():
                 return  # the clock was faster; the rest of the line is not this thread's any more
-            if isinstance(outcome, tuple):
+            if not isinstance(outcome, BaseException):
                 snapshot = after(snapshot, outcome[0].writes)
             results.append((running, outcome))
 
-    def _take_over(self, batch: Batch, results: deque[tuple[Running, Any]]) -> None:
+    def _take_over(self, batch: Batch, results: deque[tuple[Running, Outcome]]) -> None:
         """Take finished calls of a thread into the batch, in their order."""
         while results:
             running, outcome = results.popleft()
-            if isinstance(outcome, tuple):
-                batch.accept(running, *outcome)
-            else:
+            if isinstance(outcome, BaseException):
                 self._refuse(batch, running, outcome)
+            else:
+                batch.accept(running, *outcome)
 
     # -- the commit --------------------------------------------------------------------------------------------------
 

@@ -210,7 +210,7 @@ class Deadlines:
     def _fire(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         line, now = self._lines[delay_s], loop.time() + 0.001
-        over = []
+        over: list[Running] = []
         for item, ends_at in line.items():
             if ends_at > now:
                 break

@@ -41,7 +41,8 @@ class Suspended:
         self._standby.give(self.context, rest)
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield from resumed(self._coroutine, self._waiting))
+        rest: Any = resumed(self._coroutine, self._waiting)  # a generator, though it is typed as an awaitable
+        return (yield from rest)
 
 
 class _Standby:
