@@ -42,7 +42,7 @@ class Suspended:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         rest: Any = resumed(self._coroutine, self._waiting)  # a generator, though it is typed as an awaitable
-        return (yield from rest)
+        return (yield from rest)  # pyright: ignore[reportUnknownVariableType]  # as above
 
 
 class _Standby:
