@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.report import ROOT
 
-QUESTIONS = tuple(f"benchmarks.{name}" for name in ("events", "fanout", "pages", "scale", "startup"))
+QUESTIONS = tuple(f"benchmarks.{name}" for name in ("events", "stores", "fanout", "pages", "scale", "startup"))
 FULL_ONLY = {"benchmarks.events": ["--rivals"], "benchmarks.fanout": ["--rivals"]}
 
 
