@@ -364,6 +364,7 @@ class RequestContext:
         if everywhere and self._identity is not None:
             await self.engine.logout_user(self._identity.user_id)
         ticket, session_id = self._ticket, self._session_id
+        other = None if self._identity is self._login else self._identity
         self._ticket = self._to_set = self._session_id = self._login = self._identity = None
         self._was_session_used, self._states, self._is_cleared = True, None, True
         if ticket is not None and session_id is not None:
@@ -371,6 +372,8 @@ class RequestContext:
             await self.engine.records.put_records({ticket.record_name: (revoked, self.engine.settings.session_max_age)})
             await self.engine.clear_session_states(session_id)
             await self.engine.end_streams(Ended(session=ticket.session_id))
+        if other is not None:  # found by other means than our cookie, which the streams may not carry
+            await self.engine.end_streams(Ended(user_id=other.user_id))
 
     def _refuse_if_started(self, what: str) -> None:
         if self.is_started:

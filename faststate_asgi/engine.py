@@ -170,6 +170,8 @@ class FastState:
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
         self._loop = loop
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._watchdog = Watchdog(loop, runtime.event_of)
         self._watchdog.start()
         self._in_background(self._tick_for_ever())

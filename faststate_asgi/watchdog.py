@@ -23,7 +23,7 @@ _SHOWN_FRAMES = 6
 
 
 class Watchdog:
-    """A thread that watches one event loop from ``start`` to ``stop``.
+    """A thread that watches one event loop from ``start`` to ``stop``, or until the loop is closed.
 
     Args:
         loop: the loop; ``start`` is called on it.
@@ -55,10 +55,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         reported_at = 0.0
-        while not self._is_stopped.wait(BEAT_S):
+        while not self._is_stopped.wait(BEAT_S) and not self._loop.is_closed():
             beat_at = self._beat_at
             late_s = time.monotonic() - beat_at
-            if late_s > BLOCKED_S and reported_at != beat_at and not self._loop.is_closed():
+            if late_s > BLOCKED_S and reported_at != beat_at:
                 reported_at = beat_at
                 self._report(late_s)
 

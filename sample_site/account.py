@@ -25,6 +25,7 @@ class User:
     salt: str
     digest: str
     permissions: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 USERS = {
@@ -34,6 +35,11 @@ USERS = {
         ("reports.read", "stock.write"),
     ),
     "bob": User("c9469f5f35239292d734ca1847b94425", "4c555ce054f6200a223989e39948d77ad9a92257b6f5308f39f88be7fe9d2680"),
+    "grace": User(
+        "917c413d2a95c740b67aebaacf176bda",
+        "d7af26ff55bae53f56578fd5c753673403f6df7c629373d4ed9d219faed68c3e",
+        roles=("admin",),
+    ),
 }
 NOBODY = User("00" * 16, "00" * 32)
 
@@ -51,14 +57,20 @@ async def log_in(req: Request) -> Response | tuple[FT, ...]:
     user = await to_thread.run_sync(user_with_password, name, form.get("password", ""))
     if user is None:
         return await _login_page(req, target, name[:LONGEST_INPUT], "This name and password do not fit together.")
-    context: RequestContext = req.scope["faststate"]
-    await context.login(name, permissions=user.permissions)
+    if "session" in req.scope:
+        # FastHTML keeps the login; FastState reads it by fasthtml_session_auth().
+        req.session["auth"] = {"user_id": name, "permissions": user.permissions, "roles": user.roles}
+    else:
+        context: RequestContext = req.scope["faststate"]
+        await context.login(name, permissions=user.permissions, roles=user.roles)
     return RedirectResponse(target, status_code=303)
 
 
 async def log_out(req: Request) -> Response:
     """End the login, on every tab and machine that holds a copy of the cookie."""
     refuse_other_sites(req)
+    if "session" in req.scope:
+        req.session.clear()
     context: RequestContext = req.scope["faststate"]
     await context.logout()
     return RedirectResponse("/", status_code=303)
@@ -135,7 +147,9 @@ def _demo_users() -> FT:
     return Dl(
         Dt("May read the reports"),
         Dd(Code("ada"), " with ", Code("lovelace")),
-        Dt("May not"),
+        Dt("May write the notice"),
+        Dd(Code("grace"), " with ", Code("hopper")),
+        Dt("May neither"),
         Dd(Code("bob"), " with ", Code("builder")),
         cls="users",
     )

@@ -18,9 +18,15 @@ class Flag:
 
 
 FLAGS = {
+    "A": Flag("Alfa", "I have a diver down", (("white", "M0 0h18v36H0z"), ("blue", "M18 0h18l-9 18 9 18H18z"))),
     "C": Flag("Charlie", "Affirmative", (("blue", _FIELD), ("white", "M0 7h36v22H0z"), ("red", "M0 14h36v8H0z"))),
     "F": Flag("Foxtrot", "Communicate with me", (("white", _FIELD), ("red", "M18 2l16 16-16 16L2 18z"))),
     "H": Flag("Hotel", "I have a pilot on board", (("white", _FIELD), ("red", "M18 0h18v36H18z"))),
+    "I": Flag(
+        "India",
+        "I am altering my course to port",
+        (("yellow", _FIELD), ("black", "M18 9a9 9 0 1 0 0 18a9 9 0 1 0 0-18z")),
+    ),
     "J": Flag("Juliett", "Keep well clear of me", (("blue", _FIELD), ("white", "M0 12h36v12H0z"))),
     "K": Flag("Kilo", "I wish to communicate with you", (("yellow", _FIELD), ("blue", "M18 0h18v36H18z"))),
     "L": Flag("Lima", "Stop instantly", (("yellow", _FIELD), ("black", "M18 0h18v18H18zM0 18h18v18H0z"))),

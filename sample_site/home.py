@@ -19,6 +19,8 @@ TOUR = (
     ("/job", "J", "A generator", "A progress bar moved by yield."),
     ("/products", "P", "Records", "One state for each product, one stock for all."),
     ("/reports", "R", "Permissions", "A page that asks who you are. Be ada, then bob."),
+    ("/profile", "I", "A user state", "Yours on every device, once you are logged in."),
+    ("/admin", "A", "A role and a rule", "Everybody reads it, grace writes it."),
 )
 
 Step = Annotated[int, Field(ge=-10, le=10)]

@@ -130,7 +130,7 @@ def _account(path: str, user: str | None) -> FT:
             cls="account",
         )
     return Form(
-        Span(Span("Logged in as ", cls="wide-only"), Span(user, cls="user")),
+        Span(Span("Logged in as ", cls="wide-only"), A(user, href="/profile", cls="user")),
         Button("Log out", type="submit", cls="quiet"),
         method="post",
         action="/logout",

@@ -23,7 +23,10 @@ async def not_allowed(req: Request, exc: Exception) -> tuple[FT, ...]:
         req,
         card(
             "What you can do",
-            P("Log out, and come back as somebody with the permission. In this demonstration that is ada."),
+            P(
+                "Log out, and come back as somebody with the permission. In this demonstration that is ada for the reports, "
+                "and grace for the harbour office."
+            ),
             P(A("Back to the first page", href="/")),
         ),
         title="Not for you",

@@ -241,6 +241,12 @@ class Answers(ReactiveState):
         return text
 
     @event
+    def quote(self, is_ignored: bool) -> Html:
+        """Answer with markup of a visitor, as a sanitiser leaves it: without scripts, with data attributes."""
+        theirs = '<p data-init="window.hacked = \'ran\'" data-on:click="window.hacked = 2">theirs</p>'
+        return Html(f'<div id="quote"><div {"data-ignore" if is_ignored else ""}>{theirs}</div></div>')
+
+    @event
     def several(self) -> list[Any]:
         """Change something and answer with two things."""
         self.asked += 1
@@ -405,6 +411,11 @@ async def answers(request: Request) -> Response:
         tag("div", id="box"),
         tag("div", id="updates"),
         tag("b", id="bold"),
+        tag("div", id="quote"),
+        tag("div", data_signals="{password: 'canary-in-a-signal'}"),
+        button("Quote ignored", Answers.quote(True)),
+        button("Quote", Answers.quote(False)),
+        button("Bump", Shared.bump()),
         tag("output", id="told", **{"data-on:told__document": "el.textContent = JSON.stringify(evt.detail)"}),
         button("Go", Answers.go()),
         button("Tell", Answers.tell()),

@@ -14,6 +14,7 @@ NUMBERS = range(len(HARD_TEXTS))
 
 
 def test_texts_arrive_as_they_are_as_arguments_of_actions_and_as_signals(site: Any, tabs: Tabs) -> None:
+    """A name that is code would run in every page that shows it."""
     session = tabs.session()
     page, other = tabs.open(site.url, session), tabs.open(site.url, session)
     for number in NUMBERS:
@@ -29,6 +30,7 @@ def test_texts_arrive_as_they_are_as_arguments_of_actions_and_as_signals(site: A
 
 
 def test_texts_arrive_as_they_are_through_a_bound_field(site: Any, tabs: Tabs) -> None:
+    """A text with `@word(` in it would stop every signal of every page that shows it."""
     session = tabs.session()
     page, other = tabs.open(site.url, session), tabs.open(site.url, session)
     for text in HARD_TEXTS:
@@ -41,6 +43,7 @@ def test_texts_arrive_as_they_are_through_a_bound_field(site: Any, tabs: Tabs) -
 
 
 def test_texts_arrive_as_they_are_in_a_fragment(site: Any, tabs: Tabs) -> None:
+    """A message in a list would run code for everybody who watches it."""
     ada, bob = tabs.open(site.url + "/chat"), tabs.open(site.url + "/chat")
     for number, text in enumerate(HARD_TEXTS, 1):
         ada.locator("#text").fill(text)
@@ -53,6 +56,7 @@ def test_texts_arrive_as_they_are_in_a_fragment(site: Any, tabs: Tabs) -> None:
 
 
 def test_texts_that_an_event_returns_are_text(site: Any, tabs: Tabs) -> None:
+    """A name in an answer would be markup, with scripts in it."""
     page = tabs.open(site.url + "/answers")
     for number, text in enumerate(HARD_TEXTS):
         press(page, f"Say {number}")

@@ -22,6 +22,8 @@ PATHS = (
     "/products",
     "/product/compass",
     "/reports",
+    "/profile",
+    "/admin",
     "/login",
     "/nowhere",
 )
@@ -92,13 +94,14 @@ _OVERFLOW = """
 """
 
 
-@pytest.fixture
-def sample(serve: Any, datastar_bundle: Path) -> Any:
-    """The sample site under uvicorn."""
+@pytest.fixture(params=["faststate"])
+def sample(serve: Any, datastar_bundle: Path, request: pytest.FixtureRequest) -> Any:
+    """The sample site under uvicorn; the parameter says whose session keeps the logins."""
     env = {
         "FASTSTATE_DATASTAR_URL": str(datastar_bundle),
         "FASTSTATE_SECRET_KEY": "only-for-browser-tests-" + "x" * 32,
         "SAMPLE_JOB_STEP": "0.1",
+        "SAMPLE_LOGIN": request.param,
     }
     return serve("sample_site.main:app", env=env)
 
@@ -276,6 +279,10 @@ def test_the_last_piece_is_sold_once_and_everybody_sees_it(sample: Any, tabs: Ta
     expect(shelf.locator(".tile", has_text="Ship's barometer").locator(".stock")).to_have_text("0")
 
 
+BOTH_LOGINS = pytest.mark.parametrize("sample", ["faststate", "fasthtml"], indirect=True)
+
+
+@BOTH_LOGINS
 def test_reports_are_for_those_who_may_read_them(sample: Any, tabs: Tabs) -> None:
     tabs.allow(MISSING)
     session = tabs.session()
@@ -296,6 +303,35 @@ def test_reports_are_for_those_who_may_read_them(sample: Any, tabs: Tabs) -> Non
     expect(page.get_by_role("row", name="Storm lantern").locator(".figure").last).to_have_text("12")
 
 
+@BOTH_LOGINS
+def test_a_profile_is_a_users_own_and_the_notice_is_written_by_administrators(sample: Any, tabs: Tabs) -> None:
+    tabs.allow(MISSING)
+    ada, ada_too, grace = tabs.session(), tabs.session(), tabs.session()
+    opened = []
+    for session, name, password in ((ada, "ada", "lovelace"), (ada_too, "ada", "lovelace"), (grace, "grace", "hopper")):
+        page = _open(tabs, sample.url + "/profile", session)
+        expect(page).to_have_url(sample.url + "/login?next=/profile")
+        _log_in(page, name, password)
+        expect(page).to_have_url(sample.url + "/profile")
+        expect(page.locator(".connection")).not_to_have_class("connection is-lost")
+        opened.append(page)
+    first, second, other = opened
+    first.get_by_label("Call me").fill(MARKER[:40])
+    first.get_by_role("button", name="Save").click()
+    for page in (first, second):
+        wait_for_text(page, "#called", MARKER[:40])
+    expect(other.locator("#called")).to_have_text("sailor")
+    refused = _open(tabs, sample.url + "/admin", ada)
+    expect(refused.get_by_role("heading", level=1)).to_have_text("Not for you")
+    office = _open(tabs, sample.url + "/admin", grace)
+    office.get_by_label("Notice").fill("High tide at six")
+    office.get_by_role("button", name="Publish").click()
+    for page in (first, second, other, office):
+        expect(page.locator("#notice")).to_have_text("High tide at six")
+    assert [hacked(page) for page in (first, second, other, office)] == [None] * 4
+
+
+@BOTH_LOGINS
 def test_logging_out_in_one_tab_ends_the_other_tabs_stream(sample: Any, tabs: Tabs) -> None:
     tabs.allow(MISSING)
     session = tabs.session()

@@ -14,12 +14,26 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.responses import PlainTextResponse
 
 from faststate_asgi import Bound, Private, ReactiveState, Signals, event
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
 
-EXAMPLES = 1000  # for each of the two tests
+EXAMPLES = 1000  # for each of the two tests; each is sent to ten addresses
+EVERYWHERE = (
+    "/faststate/events/Target/set_note",
+    "/faststate/events/Target/many",
+    "/faststate/events/Target/look",
+    "/faststate/events/Thing/touch",
+    "/faststate/sse",
+    "/faststate/health",
+    "/faststate/stats",
+    "/faststate/metrics",
+    "/faststate/datastar.js",
+    "/faststate/",
+    "/page",
+)
 
 
 class Address(BaseModel):
@@ -186,11 +200,20 @@ FORBIDDEN = (b"Traceback", b"secret-canary", b'File "', b"pydantic_core", b"site
 FIXED = {"owner": "nobody", "price": 9.5, "items": {}}
 
 
+async def page(scope: Any, receive: Any, send: Any) -> None:
+    """Be an app that asks who is there and reads what it may."""
+    assert scope["type"] == "http"
+    context = await scope["faststate"].resolve()
+    target = await context.get_or_none(Target)
+    await PlainTextResponse(f"{context.user} {target is not None}")(scope, receive, send)
+
+
 class Runner:
     """Keeps one loop and one app for all examples."""
 
     def __init__(self) -> None:
-        self.app = wrapped((Target, GLOBAL), (Thing, RECORD))
+        self.app = wrapped((Target, GLOBAL), (Thing, RECORD), app=page)
+        self.requests = 0
         self.loop = asyncio.Runner()
         self.client = self.loop.run(FastStateClient(self.app).__aenter__())
 
@@ -199,9 +222,18 @@ class Runner:
         self.loop.close()
 
     def request(self, method: str, path: str, query: bytes, headers: dict[str, str], body: bytes) -> None:
-        self.loop.run(self._request(method, path, query, headers, body))
+        """Send a request to an address, and the same to nine others."""
+        self.loop.run(self._all(method, path, query, headers, body))
+
+    async def _all(self, method: str, path: str, query: bytes, headers: dict[str, str], body: bytes) -> None:
+        await self._request(method, f"/faststate{path}", query, headers, body)
+        first = self.requests % len(EVERYWHERE)
+        for other in (EVERYWHERE * 2)[first : first + 9]:
+            await self._request(method, other, query, headers, body)
+        assert len(asyncio.all_tasks()) < 40, "what was refused leaves no task"
 
     async def _request(self, method: str, path: str, query: bytes, headers: dict[str, str], body: bytes) -> None:
+        self.requests += 1
         sent: list[dict[str, Any]] = []
         messages = [{"type": "http.request", "body": body, "more_body": False}]
         gone = asyncio.Event()
@@ -222,7 +254,7 @@ class Runner:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": "/faststate" + path,
+            "path": path,
             "query_string": query,
             "root_path": "",
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
@@ -242,6 +274,8 @@ class Runner:
         target = await self.app.faststate.get(Target)
         assert {name: getattr(target, name) for name in FIXED} == FIXED
         assert target.secret == "secret-canary"
+        assert type(target.note) is str
+        assert type(target.size) in (int, type(None))
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +283,7 @@ def runner() -> Iterator[Runner]:
     made = Runner()
     yield made
     made.close()
+    assert made.requests >= 10 * EXAMPLES
 
 
 fuzz = settings(
@@ -278,6 +313,7 @@ def test_no_request_to_an_event_breaks_anything(
     content_type: str,
     body: bytes,
 ) -> None:
+    """One request that is not understood would crash the server, show its inside, or write what nobody may write."""
     runner.request(method, f"/events/{path}", query, {**headers, "content-type": content_type}, body)
 
 
@@ -292,5 +328,6 @@ def test_no_request_to_an_event_breaks_anything(
 def test_no_request_for_a_stream_breaks_anything(
     runner: Runner, method: str, labels: list[str], extra: bytes, headers: dict[str, str]
 ) -> None:
+    """A stream that is asked for in a way nobody thought of would fail with the server's inside, or show too much."""
     query = b"states=" + ",".join(labels).encode() + b"&" + extra
     runner.request(method, "/sse", query, headers, b"")

@@ -165,6 +165,7 @@ TABLE: dict[str, tuple[StateConfig, dict[str, int]]] = {
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("rule", TABLE)
 async def test_every_door_asks_for_the_same_rights(rule: str, door: str) -> None:
+    """The door whose check was forgotten is the one that is used."""
     config, expected = TABLE[rule]
     app = site(Paper, config, authenticate=who)
     async with FastStateClient(app) as client:
@@ -219,6 +220,7 @@ async def test_an_event_asks_for_the_states_rights_as_well() -> None:
 
 
 async def test_the_owner_is_read_from_the_stored_version() -> None:
+    """Who counts through the ids of orders would read and cancel those of others."""
     app = site(Paper, StateConfig(scope=R, owner_field="owner_id", namespace=True), authenticate=who)
     async with FastStateClient(app) as client:
         for number, owner in enumerate(["eve", "ada"] * 25):
@@ -358,6 +360,7 @@ async def test_login_changes_the_cookie_and_keeps_the_cart() -> None:
 
 
 async def test_the_cookie_from_before_the_login_is_worthless() -> None:
+    """Who planted the cookie before the login would be logged in with it afterwards."""
     async with FastStateClient(doors()) as client:
         await client.call("Door/add")
         thief = client.another()
@@ -394,6 +397,7 @@ async def test_another_user_gets_another_session() -> None:
 
 
 async def test_login_after_the_response_has_begun_is_an_error() -> None:
+    """The cookie could not be changed any more, and the old one, which others may know, would be logged in."""
     async with FastStateClient(doors()) as client:
         await client.call("Door/add")
         answer = await client.call("Door/late")
@@ -425,6 +429,8 @@ async def test_a_page_that_needs_a_login_is_sent_there_and_back() -> None:
 
 @pytest.mark.parametrize("path", ["//evil.example/x", "/\\evil.example", "//\\/evil.example", "/%5C%5Cevil.example"])
 async def test_the_way_back_never_leaves_the_site(path: str) -> None:
+    """Who sends a visitor to a prepared address would get him back after the login, on a site of his own."""
+
     async def any_path(scope: Any, receive: Any, send: Any) -> None:
         await scope["faststate"].get(Paper)
 

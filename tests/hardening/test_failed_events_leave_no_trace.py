@@ -266,6 +266,7 @@ async def test_a_failed_segment_takes_back_only_itself() -> None:
 
 
 async def test_poison_in_one_page_does_not_stop_the_others() -> None:
+    """One value that cannot be sent would end the updates of everybody."""
     app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
     async with FastStateClient(app) as client, client.stream("Fragile") as one, client.stream("Fragile") as two:
         for name in ("put_poison", "put_surrogate", "put_nan"):

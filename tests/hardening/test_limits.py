@@ -415,15 +415,16 @@ async def test_a_watchdog_without_a_blocked_loop_is_silent(
 ) -> None:
     """Warnings without a reason hide the one that has one."""
     monkeypatch.setattr(watchdog, "BEAT_S", 0.02)
+    before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING, "faststate"):
         async with FastStateClient(site()) as client:
-            threads = {thread.name for thread in threading.enumerate()}
-            assert "faststate-watchdog" in threads
+            (made,) = set(threading.enumerate()) - before
+            assert made.name == "faststate-watchdog"
             await client.call("Tally/add")
             await asyncio.sleep(0.2)
     assert "stood still" not in caplog.text
     async with asyncio.timeout(5):
-        while any(thread.name == "faststate-watchdog" for thread in threading.enumerate()):
+        while made.is_alive():
             await asyncio.sleep(0.02)
 
 

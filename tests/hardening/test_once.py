@@ -176,6 +176,7 @@ async def test_a_login_that_is_repeated_with_the_old_cookie_runs_once() -> None:
 
 @pytest.mark.parametrize("name", ["thread", "later", "steps", "async_steps"])
 async def test_another_body_under_the_same_key_is_refused(name: str) -> None:
+    """Who reuses the key of a harmless click would hide another one behind its answer."""
     async with FastStateClient(wrapped((Runs, GLOBAL))) as client:
         await client.call(f"Runs/{name}", {"by": 1}, key="click")
         answer = await client.call(f"Runs/{name}", {"by": 2}, key="click")

@@ -86,6 +86,7 @@ async def stored(app: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("field", FIELDS)
 async def test_signals_and_forms_and_queries_of_other_names_set_no_field(field: str) -> None:
+    """Who adds a field to a request would set the price of what he buys, or whose it is."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         for count, value in enumerate(VALUES, 1):
@@ -98,6 +99,7 @@ async def test_signals_and_forms_and_queries_of_other_names_set_no_field(field: 
 
 @pytest.mark.parametrize("name", ["price", "owner", "token", "details", "quantity", "id", "model_config"])
 async def test_there_is_no_setter_for_what_is_not_bound(name: str) -> None:
+    """A setter for every field would let a page write what only the server may."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         answer = await client.call(f"Basket/set_{name}", {name: 5})
@@ -153,6 +155,7 @@ async def test_a_forged_count_in_the_query_is_no_argument() -> None:
 
 
 async def test_every_name_that_is_no_event_is_unknown() -> None:
+    """Any method could be called by its name: what deletes, what saves, what reads the interpreter's inside."""
     app = wrapped((Basket, GLOBAL))
     names = set(dir(Basket)) | set(dir(object)) | {"clear", "add.__globals__", "add/", "../Basket/add"}
     events = set(Basket.__faststate_events__)
@@ -172,6 +175,8 @@ async def test_every_name_that_is_no_state_is_unknown(name: str) -> None:
 
 
 async def test_an_override_that_is_not_decorated_is_no_event() -> None:
+    """A subclass that takes an event back would leave its door open."""
+
     class Hidden(Basket):
         """Takes one event back."""
 
@@ -229,6 +234,7 @@ async def test_a_cookie_that_is_not_ours_is_a_new_visitor(forge: Any) -> None:
 
 
 async def test_every_changed_character_of_a_cookie_makes_it_worthless() -> None:
+    """Who finds a character that does not count could search for a forged cookie."""
     app = wrapped(Basket)
     async with FastStateClient(app) as client:
         await client.call("Basket/add")
@@ -253,6 +259,7 @@ async def test_a_cookie_signed_with_another_key_is_worthless() -> None:
 
 
 async def test_the_cookie_holds_no_data_of_the_application() -> None:
+    """Who holds a cookie could read what the application keeps of him."""
     async with FastStateClient(wrapped(Basket)) as client:
         await client.call("Basket/add")
         answer = await client.call("Basket/set_note", {"note": "a-very-visible-note"}, headers={"cookie": ""})
@@ -288,6 +295,7 @@ async def test_a_stream_of_one_session_does_not_bring_anothers_values() -> None:
 
 @pytest.mark.parametrize("name", ["session_id", "session", "sid", "user_id", "record_id", "component_id", "key"])
 async def test_no_parameter_names_anothers_session(name: str) -> None:
+    """Who names another's session in a request would read and write it."""
     app = wrapped(Basket)
     async with FastStateClient(app) as victim:
         await victim.call("Basket/add", {"amount": 40})
@@ -332,6 +340,7 @@ def headers_of(site: str | None, origin: str | None) -> dict[str, str]:
 
 @pytest.mark.parametrize(("site", "origin"), PAIRS)
 async def test_only_own_pages_and_programs_run_events(site: str | None, origin: str | None) -> None:
+    """A page of another site would click in the visitor's name, with the visitor's cookie."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         own = f"http://{client._parts.netloc}"
@@ -353,6 +362,7 @@ async def test_only_own_pages_and_programs_run_events(site: str | None, origin: 
 async def test_a_link_or_an_image_of_another_site_runs_no_get_event(
     site: str | None, origin: str | None, is_datastar: bool
 ) -> None:
+    """A link in a mail, or an image, would run an event for whoever looks at it."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         own = f"http://{client._parts.netloc}"
@@ -367,6 +377,7 @@ async def test_a_link_or_an_image_of_another_site_runs_no_get_event(
 
 @pytest.mark.parametrize(("site", "origin"), PAIRS)
 async def test_another_site_opens_no_stream(site: str | None, origin: str | None) -> None:
+    """A page of another site would read along what the visitor sees."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         own = f"http://{client._parts.netloc}"
@@ -388,6 +399,7 @@ async def test_a_refusal_for_another_site_is_the_same_for_every_client() -> None
 
 
 async def test_a_trusted_origin_passes_and_its_neighbours_do_not() -> None:
+    """Who controls a sibling subdomain or another port gets the cookie sent along, and would act as the visitor."""
     app = wrapped((Basket, GLOBAL), trusted_origins=["https://shop.example:8443"])
     async with FastStateClient(app) as client:
         for origin, status in [
@@ -402,6 +414,7 @@ async def test_a_trusted_origin_passes_and_its_neighbours_do_not() -> None:
 
 
 async def test_a_forged_host_does_not_make_an_origin_the_own_one() -> None:
+    """A forged host would make the attacker's origin the own one."""
     app = wrapped((Basket, GLOBAL), public_origins=["https://app.example"])
     async with FastStateClient(app) as client:
         forged = {"host": "evil.example", "origin": "http://evil.example", "x-forwarded-proto": "http"}
@@ -473,6 +486,7 @@ async def test_infinity_by_a_large_exponent_is_refused() -> None:
 
 
 async def test_an_old_body_brings_no_old_values_back() -> None:
+    """Who keeps an old request would buy at last week's price."""
     app = wrapped((Basket, GLOBAL))
     async with FastStateClient(app) as client:
         old = {"quantity": 1, "price": 0.01, "note": "old"}
@@ -482,6 +496,7 @@ async def test_an_old_body_brings_no_old_values_back() -> None:
 
 
 async def test_a_repeated_login_cookie_is_read_as_none() -> None:
+    """Who plants a second cookie from a subdomain would choose in whose session the visitor works."""
     config = StateConfig(scope=StateScope.USER)
 
     class Mine(ReactiveState):

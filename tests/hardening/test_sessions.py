@@ -472,3 +472,14 @@ async def test_a_guarded_route_of_a_global_state_is_guarded_too() -> None:
     async with FastStateClient(app) as client:
         assert (await client.request("GET", "/")).status == 401
         assert (await client.request("GET", "/", headers=ADA)).status == 403
+
+
+async def test_logging_out_ends_the_streams_of_a_login_that_others_keep(slack: float) -> None:
+    """A tab that was left open would show what its user may see long after the user logged out."""
+    app = site(authenticate=by_token)
+    async with FastStateClient(app) as client:
+        as_browser = {"x-api-key": "token-of-ada", "sec-fetch-site": "same-origin"}
+        async with client.stream("Mine", headers=as_browser) as stream:
+            await stream.until(lambda signals: "points" in signals)
+            assert (await client.another().call("Basket/leave", headers=as_browser)).error is None
+            await stream.until_end(1 * slack)

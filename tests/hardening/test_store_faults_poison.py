@@ -96,6 +96,7 @@ async def test_spoilt_bytes_in_sqlite_spoil_one_key_only(serve: Serve, tmp_path:
 
 @pytest.mark.redis
 async def test_spoilt_bytes_in_redis_spoil_one_key_only(serve: Serve, redis_url: str, tmp_path: Path) -> None:
+    """Who can write into the store would run code in the server, or stop it."""
     (site,) = await serve_many(serve, 1, settings_of(redis_url, resync_interval=RESYNC_S))
     number = 0
 

@@ -167,6 +167,7 @@ async def test_a_reader_that_stands_still_stops_nobody_and_gets_the_newest_value
 
 
 async def test_what_waits_for_a_slow_reader_does_not_grow() -> None:
+    """Who reads slowly while others change much would fill the server's memory."""
     app = wrapped((Ticker, GLOBAL))
     async with FastStateClient(app) as client, Tabs(app, 2) as tabs:
         slow, other = tabs

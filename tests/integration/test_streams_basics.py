@@ -484,6 +484,8 @@ async def test_a_stream_opened_before_logout_brings_nothing_after_it(site: Any) 
 
 
 async def test_a_lost_right_ends_a_stream_at_the_next_check(site: Any) -> None:
+    """Whose right was taken away would go on reading for as long as his tab is open."""
+
     class Secret(ReactiveState):
         """For some."""
 

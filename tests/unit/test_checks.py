@@ -54,6 +54,7 @@ def allow_all(identity: Any, key: Any, action: str) -> bool:
 
 
 def test_records_that_everybody_can_walk_through_are_reported() -> None:
+    """A record state without a rule shows everything to whoever counts through its ids."""
     (finding,) = found(Page, StateConfig(scope=RECORD))
     assert finding.startswith("Page: ")
     for way_out in ("owner_field", "authorize", "permissions", "public=True"):
