@@ -48,6 +48,16 @@ def state_name(key: StateKey) -> str:
     return f"fs:{{{key}}}:s"
 
 
+def lease_name(key: StateKey) -> str:
+    """Return where it is said who has a state's turn."""
+    return f"fs:{{{key}}}:l"
+
+
+def fence_name(key: StateKey) -> str:
+    """Return where a state's turns are counted."""
+    return f"fs:{{{key}}}:f"
+
+
 def channel_name(key: StateKey) -> str:
     """Return the channel of a state's changes."""
     return f"fs:{{{key}}}:c"
@@ -168,7 +178,7 @@ class RedisStore:
         holder = secrets.token_hex(16)
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
-        names = [name for key in keys for name in (f"fs:{{{key}}}:l", f"fs:{{{key}}}:f", state_name(key))]
+        names = [name for key in keys for name in (lease_name(key), fence_name(key), state_name(key))]
         names += [_answer_name(name) for name in recall]
         while True:
             taking = asyncio.ensure_future(self._run("acquire", names, [holder, self._lease_ms, FENCES_S, len(keys)]))
@@ -341,7 +351,7 @@ def _snapshot(version: bytes | None, data: bytes | None, shape: bytes | None) ->
 
 
 def _leases(lease: Lease) -> list[str]:
-    return [f"fs:{{{key}}}:l" for key in lease.keys]
+    return [lease_name(key) for key in lease.keys]
 
 
 def _session_name(key: StateKey) -> str | None:
