@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session as PlainSession
 from sqlmodel import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from ..errors import ConfigurationError, ConflictError, MissingDependencyError, StoreUnavailableError
+from ..errors import ConfigurationError, ConflictError, FastStateError, MissingDependencyError, StoreUnavailableError
 from .base import Lease, Remember, Store, Write
 from .bridge import bridged
 from .runners import Operation, is_in_memory, prepare_sqlite
@@ -37,6 +37,8 @@ _READS = re.compile(
     r"\s*(SELECT|VALUES|EXPLAIN|PRAGMA)\b|\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|REPLACE)\b)", re.I | re.S
 )
 _RETRY = {"Retry-After": "1"}
+_VICTIMS = frozenset({"40P01", "40001", "55P03"})
+"""SQLSTATEs of PostgreSQL: deadlock, serialization failure, lock not to be had."""
 
 
 class JoinedSession(Session):
@@ -195,16 +197,24 @@ class EventSession:
     # -- the handler's side ------------------------------------------------------------------------------------------
 
     def _checked_out(self) -> Connection:
-        if self._is_abandoned:
-            raise StoreUnavailableError("The event's time is over, and so is its database session", headers=_RETRY)
-        if self._connection is None:
+        self._refuse_abandoned()
+        connection = self._connection
+        if connection is None:
             try:
-                self._connection = self._connect()
+                connection = self._connection = self._connect()
             except (SQLAlchemyError, OSError, TimeoutError) as exc:
                 raise StoreUnavailableError("The database does not answer; please try again", headers=_RETRY) from exc
-        if not self._connection.in_transaction():
-            self._connection.begin()
-        return self._connection
+            if self._is_abandoned:  # meanwhile; nobody else will give it back
+                self._connection = None
+                connection.close()
+            self._refuse_abandoned()
+        if not connection.in_transaction():
+            connection.begin()
+        return connection
+
+    def _refuse_abandoned(self) -> None:
+        if self._is_abandoned:
+            raise StoreUnavailableError("The event's time is over, and so is its database session", headers=_RETRY)
 
     @property
     def is_used(self) -> bool:
@@ -216,8 +226,7 @@ class EventSession:
         """Return the package's own error for what the database refused or could not do; any other as it is."""
         if isinstance(exc, IntegrityError):
             return ConflictError("The change breaks a rule of the database; another row may have this value")
-        is_down = isinstance(exc, DBAPIError) and (exc.connection_invalidated or "locked" in str(exc.orig))
-        if is_down or isinstance(exc, PoolTimeoutError):
+        if (isinstance(exc, DBAPIError) and _may_work_later(exc)) or isinstance(exc, PoolTimeoutError):
             return StoreUnavailableError("The database does not answer; please try again", headers=_RETRY)
         return exc
 
@@ -251,13 +260,15 @@ class EventSession:
         Raises:
             SQLAlchemyError: nothing was committed, unless the connection broke in the last moment.
         """
-        is_done = False
         try:
             async with asyncio.timeout(self._timeout_s * 2):
                 await self._run(lambda: self._commit(operation))
-            is_done = True
+        except (FastStateError, SQLAlchemyError):
+            raise
+        except BaseException:
+            self.abandon()  # it may still be committing
+            raise
         finally:
-            self._is_abandoned = self._is_abandoned or not is_done
             await self.end()
 
     def _commit(self, operation: Operation[None] | None) -> None:
@@ -288,6 +299,12 @@ class EventSession:
         self._session.rollback()
         if connection.in_transaction():
             connection.rollback()
+
+
+def _may_work_later(exc: DBAPIError) -> bool:
+    """Whether the database was locked or lost, or chose the handler as the victim of a deadlock."""
+    state = getattr(exc.orig, "sqlstate", None)
+    return exc.connection_invalidated or "locked" in str(exc.orig) or state in _VICTIMS
 
 
 class ThreadedSession(EventSession):

@@ -157,6 +157,18 @@ class Till(ReactiveState):
         self.count += 1
 
     @event
+    def cross(self, first: str, second: str, session: Session) -> None:
+        """Change two rows, the second one later."""
+        for name in (first, second):
+            receipt = session.exec(select(Receipt).where(Receipt.text.startswith(name))).one()  # type: ignore[attr-defined]
+            receipt.text += "!"
+            session.add(receipt)
+            session.flush()
+            if name == first:
+                gate.pass_through()
+        self.count += 1
+
+    @event
     def wait_and_add(self, text: str, session: Session) -> None:
         """Take long before anything is asked of the database."""
         gate.pass_through()

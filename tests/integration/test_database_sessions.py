@@ -180,6 +180,22 @@ async def test_two_events_with_sessions_wait_or_are_refused_and_never_lock_each_
     assert (await shop.call("Drawer/add?record_id=2", text="three")).status == 200
 
 
+async def test_of_two_events_that_would_wait_for_each_others_rows_one_is_refused(shop: Shop) -> None:
+    for text in ("a", "b"):
+        await shop.call("only_rows", text=text)
+    first = asyncio.create_task(shop.call("Drawer/cross?record_id=1", first="a", second="b"))
+    await gate.until_reached()
+    second = asyncio.create_task(shop.call("Drawer/cross?record_id=2", first="b", second="a"))
+    if not shop.foreign.is_sqlite:  # which lets only one of them begin
+        await gate.until_reached()
+    gate.opened.set()
+    answers = [await first, await second]
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses == ([200, 200] if shop.foreign.is_sqlite else [200, 503])
+    marks = statuses.count(200) * "!"
+    assert await shop.rows() == [f"a{marks}", f"b{marks}"]
+
+
 async def test_a_state_that_was_taken_by_another_process_takes_the_rows_with_it(shop: Shop) -> None:
     """The lease is stolen while the handler runs, as after a long pause of the process."""
     waiting = asyncio.create_task(shop.call("wait_and_add", text="late"))
