@@ -276,10 +276,14 @@ class StateRegistry:
         """Return the plan of the class with this name; the default registry knows unregistered classes too."""
         plan = self._by_name.get(name)
         if plan is None and self is state_registry and _NAME.fullmatch(name):
-            found = [cls for cls in _declared(ReactiveState) if cls.__name__ == name and cls not in self._plans]
+            found = [cls for cls in _declared(ReactiveState) if self._may_be_implicit(cls, name)]
             if len(found) == 1:
                 plan = self.plan(found[0])
         return plan
+
+    def _may_be_implicit(self, cls: type[ReactiveState], name: str) -> bool:
+        """Whether a class that nobody registered is the one of a name; a table has no scope by default."""
+        return cls.__name__ == name and cls not in self._plans and not cls.__faststate_is_table__
 
     def routes(self, path: str) -> tuple[list[tuple[StatePlan, EventSpec]], dict[str, Any]]:
         """Return the events below ``/events/`` at ``path``, and the path's parameters; empty if there are none."""

@@ -4,6 +4,8 @@ A row has no version, and a column for one would be foreign to whoever else writ
 row is kept beside it in ``faststate_row``, together with a digest of what the row held then. A row that holds
 something else was written by another program: its version is made of its own digest, the same in every process, so
 that pages are brought up to date and a commit that is based on the old values is refused.
+
+NOTE: what is kept beside a row that another program deletes stays; it counts again if the row comes back.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from faststate_asgi import (
     StateRegistry,
     StateScope,
     event,
+    state_registry,
 )
 from faststate_asgi.key_column import KeyColumn
 
@@ -102,6 +103,12 @@ def test_events_setters_and_actions_are_those_of_any_state() -> None:
     assert "/events/Tool/set_note" in str(Tool.setter("note"))
     assert Tool.__faststate_codec__().stored == ("id", "name", "note", "cost")
     assert Tool.__faststate_codec__().signals == ("name", "note")
+
+
+def test_a_table_that_nobody_registered_is_no_state_of_the_site() -> None:
+    assert state_registry.routes("Tool/rename") == ([], {})
+    with pytest.raises(ConfigurationError, match="GLOBAL, USER or RECORD"):
+        state_registry.plan(Tool)
 
 
 @pytest.mark.parametrize("scope", [StateScope.SESSION, StateScope.COMPONENT])
