@@ -14,10 +14,11 @@ from .calls import Call, recalled, remembered, reused
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
+from .repeats import RUNNING, answer_of_other, running_note
 from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
-from .turns import Turn, Turns, current_turn
+from .turns import Prepared, Turn, Turns, current_turn
 from .workers import Workers
 
 logger = logging.getLogger("faststate.events")
@@ -157,8 +158,12 @@ class Generators:
                 turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
                 try:
                     if segments is None:
-                        streamed.failure = await recalled(self._answers, call)
-                        if streamed.failure is not None:
+                        known = await recalled(self._answers, call)
+                        if known is not None and known.status == RUNNING:
+                            await turn.release()
+                            known = await answer_of_other(self._answers, call, known)
+                        if known is not None:
+                            streamed.failure = known
                             return
                         state, arguments = await call.prepare(turn)
                         states = {key: entry.state for key, entry in turn.entries.items()}
@@ -228,11 +233,22 @@ class Generators:
             current_turn.reset(token)
         prepared = turn.prepare()
         body = call.emit(prepared, yielded)
-        await turn.commit(prepared)
+        await self._commit_step(turn, call, prepared, segments)
         call.committed(prepared.updates)
         if streamed.headers is None:
             streamed.headers = call.stream_headers()
         streamed.put(body)
+
+    async def _commit_step(self, turn: Turn, call: Call, prepared: Prepared, segments: _Segments) -> None:
+        """Commit one step; other processes are told that the generator runs."""
+        segments.steps += 1
+        note = running_note(call, segments.steps, self._idempotency_ttl_s) if self._answers.is_shared else ()
+        if turn.store is self._answers:
+            await turn.commit(prepared, note)
+            return
+        if note:
+            await self._answers.remember(note)
+        await turn.commit(prepared)
 
     def _reload(self, turn: Turn, call: Call, states: dict[StateKey, ReactiveState]) -> None:
         """Give the states that a generator holds the newest stored values."""
@@ -262,6 +278,7 @@ class _Segments:
         self.states = states
         self.session = session
         self.is_done = False
+        self.steps = 0
         self.raised: BaseException | None = None
 
     async def step(self) -> Any:

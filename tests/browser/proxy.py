@@ -43,6 +43,8 @@ class Proxy:
         self._holds_streams = False
         self._held: list[Held] = []
         self._streams: set[asyncio.StreamWriter] = set()
+        self._cut_where: str | None = None
+        self._cut_so_far = 0
         self._frozen: set[asyncio.StreamWriter] = set()
         self._instead: bytes | None = None
         self._delays = (0.0, 0.0, 0.0)
@@ -78,6 +80,14 @@ class Proxy:
         """Delays each POST, each answer to one, and each part of a stream by up to so long, from now on, at random."""
         self._random.seed(seed)
         self._delays = (requests_s, answers_s, streams_s)
+
+    def cut_next_post(self, where: str) -> None:
+        """Cuts the connection of the next POST: "before" the server gets it, "inside" its answer, or "after" that."""
+        self._call(self._order_cut(where))
+
+    def wait_cut(self, count: int) -> None:
+        """Returns once so many POSTs have been cut."""
+        self._call(self._wait(lambda: self._cut_so_far >= count))
 
     def freeze_streams(self) -> None:
         """Lets nothing more through on the streams that are open, and ends none: a cable that was pulled."""
@@ -127,6 +137,20 @@ class Proxy:
             self._is_holding = self._is_holding if is_holding is None else is_holding
             self._holds_streams = self._holds_streams if holds_streams is None else holds_streams
             self._changed.notify_all()
+
+    async def _order_cut(self, where: str) -> None:
+        self._cut_where = where
+
+    async def _has_cut(self, where: str, writer: asyncio.StreamWriter) -> bool:
+        """Cut the browser's connection if that was ordered for this place."""
+        if self._cut_where != where:
+            return False
+        async with self._changed:
+            self._cut_where = None
+            self._cut_so_far += 1
+            self._changed.notify_all()
+        _reset(writer)
+        return True
 
     async def _wait(self, is_true: Any) -> None:
         async with asyncio.timeout(_DEADLINE_S), self._changed:
@@ -184,6 +208,8 @@ class Proxy:
             return
         if method == b"POST":
             await self._pause(0)
+            if await self._has_cut("before", writer):
+                return
         upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port)
         try:
             upstream.write(_closing(head) + body)
@@ -212,8 +238,15 @@ class Proxy:
         if held is not None:
             await held.release.wait()
         await self._pause(1)
+        if self._cut_where == "inside":
+            writer.write(answer[: len(answer) // 2])
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        if await self._has_cut("inside", writer):
+            return
         writer.write(answer)
         await writer.drain()
+        await self._has_cut("after", writer)
 
     async def _pass_on(
         self, source: asyncio.StreamReader, browser: asyncio.StreamReader, writer: asyncio.StreamWriter, is_stream: bool

@@ -115,7 +115,7 @@ LAYERS = (
     ("updates",),
     ("mirror", "turns"),
     ("hub",),
-    ("calls", "generators", "batches", "runtime", "context"),
+    ("calls", "repeats", "generators", "batches", "runtime", "context"),
     ("streaming", "dispatch"),
     ("subapp",),
     ("checks", "backends", "sync", "engine"),

@@ -1,0 +1,151 @@
+"""What one tab does at several processes of a store: repeated clicks, resumed streams, many reconnects at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from faststate_asgi import ReactiveState, StateConfig, StateScope, event
+from faststate_asgi.testing import FastStateClient, Faults
+from tests.apps.shared_clients import STORES, store_of
+from tests.hardening.wrapping import wrapped
+
+pytestmark = pytest.mark.anyio
+EVERYBODY = StateConfig(scope=StateScope.GLOBAL)
+
+
+class Counter(ReactiveState):
+    """What everybody counts."""
+
+    count: int = 0
+
+    @event
+    async def bump(self, wait_s: float = 0) -> None:
+        """Add one, in a while."""
+        await asyncio.sleep(wait_s)
+        self.count += 1
+
+    @event
+    async def steps(self, wait_s: float) -> AsyncIterator[None]:
+        """Add one at each of forty steps."""
+        for _ in range(40):
+            self.count += 1
+            yield
+            await asyncio.sleep(wait_s)
+
+
+class Pair:
+    """Two processes on one store; `start` makes more."""
+
+    def __init__(self, store: str, stack: AsyncExitStack) -> None:
+        self._store, self._stack = store, stack
+        self.faults: list[Faults] = []
+
+    async def start(self) -> FastStateClient:
+        """Start one more process."""
+        app = wrapped((Counter, EVERYBODY), store=self._store, debug=True, resync_interval=0.5)
+        self.faults.append(Faults(app))
+        return await self._stack.enter_async_context(FastStateClient(app))
+
+
+@pytest.fixture(params=STORES)
+async def processes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Processes on an empty store of each kind."""
+    async with AsyncExitStack() as stack:
+        yield Pair(store_of(request, tmp_path), stack)
+
+
+async def both(processes: Pair) -> tuple[FastStateClient, FastStateClient]:
+    """Return one browser at two processes."""
+    here, there = await processes.start(), await processes.start()
+    await here.call(Counter.bump)
+    there.cookies = here.cookies
+    return here, there
+
+
+async def test_r24_a_repetition_waits_for_the_first_one_that_runs_in_another_process(processes: Pair) -> None:
+    here, there = await both(processes)
+    first = asyncio.create_task(here.call("Counter/bump", {"wait_s": 0.4}, key="one"))
+    await asyncio.sleep(0.1)
+    again = await there.call("Counter/bump", {"wait_s": 0.4}, key="one")
+    assert (await first).body == again.body
+    assert again.signals == {"count": 2}
+    assert (await there.call(Counter.bump)).signals == {"count": 3}
+
+
+async def test_r14_a_stream_resumes_at_another_process_with_nothing_if_nothing_was_missed(processes: Pair) -> None:
+    here, there = await both(processes)
+    async with here.stream("Counter") as stream:
+        await stream.next()
+        last_id = stream.last_id
+    # At another process, and at one that was started meanwhile.
+    for client in (there, await processes.start()):
+        async with client.stream("Counter", last_event_id=last_id) as stream:
+            await stream.next()
+            assert stream.signals == {"_faststate": {"connected": True, "live": "Counter"}}
+    await there.call(Counter.bump)
+    for forged in (last_id, "0" * 16, "x", "\u00e4" * 300):
+        async with here.stream("Counter", last_event_id=forged) as stream:
+            await stream.until(lambda signals: signals["count"] == 2)
+            assert len(stream.frames) == 1
+    # A state that was deleted is another one than the one that was seen.
+    async with here.stream("Counter") as stream:
+        await stream.next()
+        last_id = stream.last_id
+    await processes.faults[0].engine.delete(Counter)
+    async with there.stream("Counter", last_event_id=last_id) as stream:
+        await stream.until(lambda signals: signals["count"] == 0)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.full)])
+async def test_r21_streams_that_all_reconnect_at_once_are_served_from_one_load(processes: Pair, count: int) -> None:
+    here, _ = await both(processes)
+    faults = processes.faults[0]
+    streams = []
+    async with AsyncExitStack() as stack:
+        before = faults.calls["read"]
+        visitors = [here.another() for _ in range(count)]
+        streams = await asyncio.gather(*(stack.enter_async_context(visitor.stream("Counter")) for visitor in visitors))
+        await asyncio.gather(*(stream.until(lambda signals: signals["count"] == 1) for stream in streams))
+        reads = faults.calls["read"] - before
+        assert reads <= 4, "one load, and the comparisons of versions meanwhile"
+
+
+@pytest.mark.parametrize("changes", [1_000, pytest.param(100_000, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
+async def test_r12_r13_a_stalled_reader_among_many_costs_the_others_nothing(changes: int) -> None:
+    app = wrapped((Counter, EVERYBODY), write_deadline=600)
+    engine = app.faststate
+    async with FastStateClient(app) as client, AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(client.another().stream("Counter")) for _ in range(50)]
+        stalled = streams[0]
+        stalled.stall()
+
+        def held() -> tuple[int, ...]:
+            (mirror,) = engine.hub.watched
+            return len(mirror.once), len(mirror.changed_at), len(asyncio.all_tasks())
+
+        async with engine.transaction(Counter) as state:
+            state.count += 1
+        await streams[1].until(lambda signals: signals["count"] == 1)
+        before, delivered = held(), engine.hub.deliveries
+        for _ in range(changes):
+            async with engine.transaction(Counter) as state:
+                state.count += 1
+        await asyncio.gather(*(one.until(lambda signals: signals["count"] == changes + 1) for one in streams[1:]))
+        assert held() == before
+        assert engine.hub.deliveries - delivered <= changes * (len(streams) - 1), "nothing is tried for the stalled one"
+        stalled.resume()
+        await stalled.until(lambda signals: signals["count"] == changes + 1)
+        assert len(stalled.frames) <= 3, "the newest value, not the backlog"
+
+
+async def test_a_generator_that_is_repeated_at_another_process_runs_once(processes: Pair) -> None:
+    here, there = await both(processes)
+    first = asyncio.create_task(here.call("Counter/steps", {"wait_s": 0.02}, key="gen"))
+    await asyncio.sleep(0.15)
+    again = await there.call("Counter/steps", {"wait_s": 0.02}, key="gen")
+    assert (await first).signals == {"count": 41}
+    assert again.signals == {"count": 41}
+    assert (await there.call(Counter.bump)).signals == {"count": 42}
