@@ -338,13 +338,12 @@ class EventRequest:
         """Return the frames for a tab that set a field, and tell its stream that this request is done."""
         field = self.spec.bound_field
         assert field is not None, "only setters are kept in order"
-        note = echo.note(".".join((*signal_path(self.plan, self.key), field)), typed)
+        path = ".".join((*signal_path(self.plan, self.key), field))
         own = next((update for update in prepared.updates if update.key == self.key), None)
         if own is None:
             own = unchanged(self.plan, self.key, self.version)
             prepared.updates.append(own)
-        prepared.writes = [item._replace(typed=note) if item.key == self.key else item for item in prepared.writes]
-        own.elements.append(echo.note_frame(note))
+        own.elements.append(echo.note_frame(path, typed))
         parts: list[bytes] = []
         for update in prepared.updates:
             if self._is_wanted(update):

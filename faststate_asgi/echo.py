@@ -17,7 +17,6 @@ HEADER = b"faststate-typed"
 TAB_HEADER = b"faststate-tab"
 REMEMBERED_S = 120.0
 _SENT = re.compile(r"([\w.]{1,64})-(\d{1,16}(?:\.\d{1,9})?)(-own)?")
-_NOTE = re.compile(r"[\w.]{1,1100} [0-9a-f]{16} [0-9.]{1,26}")
 _TAB = re.compile(r"[\w.]{1,64}")
 # Without the guard (no `Live` in the page) the page's own clock numbers its requests.
 _CLOCK = "performance.timeOrigin + '-' + performance.now()"
@@ -69,15 +68,10 @@ def header_expression(path: str | None) -> str:
     return f"'FastState-Typed': window.faststate?.typed(el, '{path}') ?? {_CLOCK} + '-own'"
 
 
-def note(path: str, typed: Typed) -> str:
-    """Return what tells a tab that all that it has been sent before includes this request."""
-    return f"{path} {typed.tag} {typed.number}"
-
-
-def note_frame(text: str) -> bytes:
-    """Return the frame with a note; one that another process may have garbled gets none."""
-    is_whole = _NOTE.fullmatch(text) is not None
-    return f"event: datastar-patch-signals\ndata: signals {{}}\ndata: typed {text}\n\n".encode() if is_whole else b""
+def note_frame(path: str, typed: Typed) -> bytes:
+    """Return the frame that tells a tab that all that it has been sent before includes this request."""
+    note = f"{path} {typed.tag} {typed.number}"
+    return f"event: datastar-patch-signals\ndata: signals {{}}\ndata: typed {note}\n\n".encode()
 
 
 def with_tab(frame: bytes, tag: str | None) -> bytes:

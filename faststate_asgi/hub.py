@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Any
 
 from . import frames
-from .echo import note_frame
 from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published, Shown
@@ -237,11 +236,9 @@ class Hub:
         mirror = self._mirrors.get(message.key)
         if mirror is None:
             return
-        if message.typed and (frame := note_frame(message.typed)):
-            mirror.heard = [*mirror.heard[1 - ONE_OFF_ELEMENTS :], frame]
         if not mirror.is_loaded:
             mirror.is_stale = True
-        elif message.version != mirror.version or mirror.heard:
+        elif message.version != mirror.version:
             self.reload(mirror)
 
     def _receive_elements(self, message: Shown) -> None:

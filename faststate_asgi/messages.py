@@ -18,13 +18,11 @@ class Published(NamedTuple):
         key: which.
         before: its version before.
         version: its version now, ``"0"`` when it was deleted.
-        typed: the frame for the tab whose field was set so, see ``echo.py``; empty for any other change.
     """
 
     key: StateKey
     before: str
     version: str
-    typed: str = ""
 
 
 class Shown(NamedTuple):
@@ -47,8 +45,7 @@ Message = Published | Shown | Ended
 def encode(message: Message) -> str:
     """Return the text of a message."""
     if isinstance(message, Published):
-        document = {"key": str(message.key), "before": message.before, "version": message.version}
-        return json.dumps({**document, "typed": message.typed} if message.typed else document)
+        return json.dumps({"key": str(message.key), "before": message.before, "version": message.version})
     if isinstance(message, Shown):
         return json.dumps({"key": str(message.key), "frame": message.frame})
     return json.dumps({"session": message.session, "user": message.user_id})
@@ -61,8 +58,7 @@ def decode(text: str) -> Message | None:
         if "frame" in document:
             return Shown(StateKey.parse(document["key"]), str(document["frame"]))
         if "key" in document:
-            versions = str(document["before"]), str(document["version"])
-            return Published(StateKey.parse(document["key"]), *versions, str(document.get("typed", "")))
+            return Published(StateKey.parse(document["key"]), str(document["before"]), str(document["version"]))
         return Ended(document["session"], document["user"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -40,7 +40,6 @@ class Write(NamedTuple):
         fields: names of the changed stored fields, for other processes.
         shape: see ``Snapshot``.
         ttl_s: seconds without a write after which it is as never stored; None for never.
-        typed: which request of which tab's field made it, for other processes; empty for none.
     """
 
     key: StateKey
@@ -50,7 +49,6 @@ class Write(NamedTuple):
     fields: tuple[str, ...] = ()
     shape: str = ""
     ttl_s: float | None = None
-    typed: str = ""
 
 
 class Answer(NamedTuple):

@@ -251,7 +251,7 @@ class RedisStore:
 
     def _write_arguments(self, item: Write) -> list[str | bytes | int]:
         ttl = "" if item.ttl_s is None else _milliseconds(item.ttl_s)
-        message = self.addressed(encode(Published(item.key, item.before, item.version, item.typed)))
+        message = self.addressed(encode(Published(item.key, item.before, item.version)))
         return [item.before, item.version, item.data or b"", item.shape, ttl, channel_name(item.key), message]
 
     def addressed(self, message: str) -> str:

@@ -263,7 +263,7 @@ class SqlStore:
                 raise LeaseLostError("The state was changed meanwhile; please try again")
         self._keep(connection, remember)
         for item in writes:
-            self._announce(connection, encode(Published(item.key, item.before, item.version, item.typed)))
+            self._announce(connection, encode(Published(item.key, item.before, item.version)))
 
     def _put(self, connection: Connection, item: Write) -> Any:
         table = self._tables.get(item.key.name)
