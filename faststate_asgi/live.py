@@ -6,6 +6,7 @@ Everything renders to markup that is inert as text and exact as data.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -41,6 +42,7 @@ _ON_OPEN = (
     f"else if (el.over) document.addEventListener('visibilitychange', {_AGAIN}, {{once: true}}); "
     f"else el.timer = setTimeout({_AGAIN}, SILENCE_MS)"
 )
+_SIGNALS = "\0"
 
 
 class Markup(str):
@@ -100,33 +102,42 @@ class Live(_Rendered):
         return ",".join(dict.fromkeys(state.key.label for state in self.states if state.key is not None))
 
     def __html__(self) -> str:
-        seeds: dict[str, Json] = {}
+        labels, seeds = self.labels, dict[str, Json]()
         for state in self.states:
             merge(seeds, state.signals())
-        seeds["_faststate"] = {"error": "", "connected": False, "live": self.labels}
-        # The browser decodes and encodes the query once more on its way.
-        states = quote(self.labels, safe="") if "%" in self.labels else self.labels
-        address = frames.expression(f"{mount_url()}/sse?states={states}")[1:-1]
-        name = blake2b(self.labels.encode(), digest_size=4).hexdigest()
-        silence_ms = str(round(3000 * heartbeat_s() + 1000))
-        attributes: list[tuple[str, str | None]] = [
-            ("id", f"faststate-live-{name}"),
-            ("hidden", None),
-            ("data-signals", frames.expression(seeds)),
-            ("data-on:datastar-fetch", _ON_FETCH.replace("SILENCE_MS", silence_ms)),
-        ]
-        options = _STREAM_OPTIONS
-        if bound := [
+        seeds["_faststate"] = {"error": "", "connected": False, "live": labels}
+        bound = tuple(
             ".".join((*state.signal_path, name)) for state in self.states for name in state.__faststate_bound__
-        ]:
-            attributes.append(("data-effect", echo.guard(sorted(bound))))
-            options = f"{options}, headers: {{'FastState-Tab': window.faststate.tab}}"
-        opening = f"@get('{address}', {{{options}}})"
-        attributes += [
-            ("data-on:faststate-open", _ON_OPEN.replace("SILENCE_MS", silence_ms).replace("OPEN", opening)),
-            ("data-init", opening),
-        ]
-        return _tag("div", attributes)
+        )
+        before, after = _around(labels, bound, mount_url(), heartbeat_s())
+        return Markup(f"{before}{frames.attribute(frames.expression(seeds))}{after}")
+
+
+@lru_cache(maxsize=1024)
+def _around(labels: str, bound: tuple[str, ...], mounted_at: str, heartbeat_s: float) -> tuple[str, str]:
+    """Return the element up to its signals and from there; it is the same in every page with the same states."""
+    # The browser decodes and encodes the query once more on its way.
+    states = quote(labels, safe="") if "%" in labels else labels
+    address = frames.expression(f"{mounted_at}/sse?states={states}")[1:-1]
+    name = blake2b(labels.encode(), digest_size=4).hexdigest()
+    silence_ms = str(round(3000 * heartbeat_s + 1000))
+    attributes: list[tuple[str, str | None]] = [
+        ("id", f"faststate-live-{name}"),
+        ("hidden", None),
+        ("data-signals", _SIGNALS),
+        ("data-on:datastar-fetch", _ON_FETCH.replace("SILENCE_MS", silence_ms)),
+    ]
+    options = _STREAM_OPTIONS
+    if bound:
+        attributes.append(("data-effect", echo.guard(sorted(bound))))
+        options = f"{options}, headers: {{'FastState-Tab': window.faststate.tab}}"
+    opening = f"@get('{address}', {{{options}}})"
+    attributes += [
+        ("data-on:faststate-open", _ON_OPEN.replace("SILENCE_MS", silence_ms).replace("OPEN", opening)),
+        ("data-init", opening),
+    ]
+    before, _, after = _tag("div", attributes).partition(_SIGNALS)
+    return before, after
 
 
 class ErrorBox(_Rendered):
