@@ -263,6 +263,15 @@ class Backends:
         for store in self.stores.values():
             await store.aclose()
 
+    async def leave(self) -> None:
+        """Disconnect what was opened on an event loop that is closed; connections of that loop cannot be closed well."""
+        parts: list[Store | Transport] = [*self.transports.values(), *self.stores.values()]
+        for part in parts:
+            try:
+                await part.aclose()
+            except (RuntimeError, OSError) as exc:
+                logger.debug("%s was left open by a closed event loop: %s", type(part).__name__, exc)
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Tell the other processes, by the way that sessions take; a way that is down is logged."""
         transport = self.transports.get(self.records.name)

@@ -155,6 +155,8 @@ class FastState:
                 await self._open(loop)
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            await self._leave(self._loop)
         self.backends.check()
         for finding in findings(self.registry):
             logger.warning("%s", finding)
@@ -179,6 +181,18 @@ class FastState:
             self._in_background(every(settings.lease / 3, "renewing leases", runtime.turns.renew))
             self._in_background(every(settings.resync_interval, "comparing versions", self._resync))
         logger.info("open: %s", ", ".join(self.backends.stores))
+
+    async def _leave(self, former: asyncio.AbstractEventLoop) -> None:
+        """Let go of what ran on a loop that is gone: a test client without a lifespan has one for each request."""
+        self._background.clear()
+        self._to_show.clear()
+        self._showing = None
+        if former.is_closed():
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            if self._runtime is not None:
+                self._runtime.close_workers()
+            await self.backends.leave()
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Start a task that ends with the engine."""

@@ -502,6 +502,10 @@ class Runtime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1)
+        self.close_workers()
+
+    def close_workers(self) -> None:
+        """Let idle threads end; one that is busy ends when its handler returns."""
         self._workers.close()
 
 

@@ -45,7 +45,7 @@ class PostgresTransport:
 
     async def open(self, listener: Listener) -> None:
         """Connect and listen."""
-        self._listener = listener
+        self._listener, self._is_listening = listener, asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(for_ever("the PostgreSQL listener", self._listen))
         with suppress(TimeoutError):
             async with asyncio.timeout(CONNECT_S):
