@@ -303,6 +303,8 @@ class FastState:
                 if elapsed_s >= 1:
                     elapsed_s = 0.0
                     await self._keep_house()
+            except StoreUnavailableError as exc:
+                logger.warning("expired states stay for now: %s", exc)
             except Exception:
                 logger.exception("a background tick failed")
 
