@@ -366,6 +366,7 @@ class Runtime:
         try:
             await asyncio.wait([handling, running.outcome], return_when=asyncio.FIRST_COMPLETED)
             if running.outcome.done():
+                handling.add_done_callback(_ignore)
                 if turn.session is not None:
                     turn.session.abandon()
                 await running.outcome
@@ -507,6 +508,12 @@ class Runtime:
     def close_workers(self) -> None:
         """Let idle threads end; one that is busy ends when its handler returns."""
         self._workers.close()
+
+
+def _ignore(task: asyncio.Task[Any]) -> None:
+    """Take what a handler raises after its time is over, which nobody waits for."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _undo(session: DatabaseSession, exc: BaseException) -> None:
