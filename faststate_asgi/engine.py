@@ -49,6 +49,7 @@ S = TypeVar("S", bound=ReactiveState)
 TICK_S = 0.25
 SHORT_TTL_S = 4.0
 PURGE_LIMIT = 1000
+OVERLOADED_S = 5.0
 MAX_TO_SHOW = 1000
 
 
@@ -542,7 +543,7 @@ class FastState:
         return self.backends.database_session(is_async=is_async)
 
     async def health(self) -> dict[str, Any]:
-        """Return the state of each store by name."""
+        """Return the state of each store by name; ``"overloaded"`` if events were refused lately because others wait."""
         try:
             await self.ensure_open()
             stores = await self.backends.health(self.settings.store_timeout)
@@ -550,6 +551,8 @@ class FastState:
             stores = dict.fromkeys(self.backends.stores, "down")
         is_draining = self._runtime is not None and self._runtime.is_draining
         status = "stopping" if is_draining else "ok" if set(stores.values()) == {"ok"} else "down"
+        if status == "ok" and self._runtime is not None and self._runtime.turns.mailboxes.has_refused(OVERLOADED_S):
+            status = "overloaded"
         return {"status": status, "stores": stores}
 
     async def stats(self) -> dict[str, Any]:

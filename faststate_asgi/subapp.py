@@ -131,7 +131,8 @@ class SubApp:
 
     async def _health(self, scope: Any, receive: Receive, send: Send, path: str) -> None:
         report = await self.engine.health()
-        status = 200 if report["status"] == "ok" else 503
+        # Who is overloaded still serves; taking it away would make it worse for the others.
+        status = 200 if report["status"] in ("ok", "overloaded") else 503
         await respond(send, status, JSON_HEADERS, json.dumps(report).encode())
 
     async def _stats(self, scope: Any, receive: Receive, send: Send, path: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +28,8 @@ from .state import Bond, ReactiveState, bind, bond_of
 from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 
+SERVED_TO_TELL = 32
+LATE_S = 30.0
 _OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -43,6 +47,31 @@ class Waits(Protocol):
         ...
 
 
+class Line(deque["asyncio.Future[None] | Waits"]):
+    """Those who wait for one key, and how fast they are served; lives as long as anybody waits or works there."""
+
+    __slots__ = ("_began_at", "_served")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_at, self._served = time.monotonic(), 0
+
+    def serve(self) -> asyncio.Future[None] | Waits:
+        """Take out the first one."""
+        self._served += 1
+        if self._served >= 2 * SERVED_TO_TELL:
+            # What was long ago counts half: a line tells of now.
+            self._served //= 2
+            self._began_at += (time.monotonic() - self._began_at) / 2
+        return self.popleft()
+
+    def wait_s(self) -> float:
+        """Return how long somebody who comes now will wait, as far as those before tell; 0 where too few have been served."""
+        if self._served < SERVED_TO_TELL:
+            return 0.0
+        return len(self) * (time.monotonic() - self._began_at) / self._served
+
+
 class Mailboxes:
     """One queue for each key whose turn is taken: None as long as nobody waits.
 
@@ -53,8 +82,10 @@ class Mailboxes:
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._boxes: dict[StateKey, deque[asyncio.Future[None] | Waits] | None] = {}
+        self._boxes: dict[StateKey, Line | None] = {}
         self._max_waiting = max_waiting
+        self.refused_at = -math.inf
+        """When somebody was last refused because others wait, by the monotonic clock."""
         self.serve: Callable[[StateKey], None] | None = None
         """Takes over a key's turn when a call is the next in its line."""
 
@@ -66,6 +97,10 @@ class Mailboxes:
         """How many wait, over all keys."""
         return sum(len(waiting) for waiting in self._boxes.values() if waiting)
 
+    def has_refused(self, within_s: float) -> bool:
+        """Whether somebody was refused in the last so many seconds because others wait."""
+        return time.monotonic() - self.refused_at <= within_s
+
     def try_enter(self, key: StateKey) -> bool:
         """Take the key's turn if it is free."""
         if key in self._boxes:
@@ -73,16 +108,22 @@ class Mailboxes:
         self._boxes[key] = None
         return True
 
-    def _line(self, key: StateKey) -> deque[asyncio.Future[None] | Waits]:
+    def _line(self, key: StateKey) -> Line:
         """Return the queue of a key whose turn is taken.
 
         Raises:
-            OverloadedError: too many wait already.
+            OverloadedError: too many wait already, or it would take too long.
         """
         waiting = self._boxes[key]
         if waiting is None:
-            waiting = self._boxes[key] = deque()
+            waiting = self._boxes[key] = Line()
+        late_s = waiting.wait_s() if waiting else 0.0
+        if late_s > LATE_S:
+            self.refused_at = time.monotonic()
+            retry_s = str(min(60, math.ceil(late_s)))
+            raise OverloadedError("Too busy to come to this in time", headers={"Retry-After": retry_s})
         if len(waiting) >= self._max_waiting:
+            self.refused_at = time.monotonic()
             raise OverloadedError("Too many requests are waiting; please try again", headers={"Retry-After": "1"})
         return waiting
 
@@ -94,7 +135,7 @@ class Mailboxes:
         """Return the calls at the head of a key's line, at most ``limit`` that nobody has answered yet."""
         waiting, taken = self._boxes[key], list[Any]()
         while waiting and len(taken) < limit and not isinstance(waiting[0], asyncio.Future):
-            call = waiting.popleft()
+            call = waiting.serve()
             if not call.is_claimed:  # type: ignore[union-attr]  # futures were told apart above
                 taken.append(call)
         return taken
@@ -104,7 +145,7 @@ class Mailboxes:
         if calls:
             waiting = self._boxes[key]
             if waiting is None:
-                waiting = self._boxes[key] = deque()
+                waiting = self._boxes[key] = Line()
             waiting.extendleft(reversed(calls))
 
     async def enter(self, key: StateKey, wait_s: float) -> None:
@@ -137,7 +178,7 @@ class Mailboxes:
         while waiting:
             head = waiting[0]
             if isinstance(head, asyncio.Future):
-                waiting.popleft()
+                waiting.serve()
                 if not head.done():
                     head.set_result(None)
                     return
