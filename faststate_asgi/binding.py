@@ -16,7 +16,7 @@ import math
 import re
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
@@ -52,7 +52,7 @@ class Incoming:
     """The data of one request, read and parsed; lives until the event has answered."""
 
     query: str = ""
-    path: Mapping[str, Any] = field(default_factory=dict)
+    path: Mapping[str, Any] | None = None
     json: Json = None
     form: FormData | None = None
     digest: bytes = b""
@@ -98,7 +98,7 @@ async def read_incoming(
         return incoming
     if length.isdigit() and (len(length) > 18 or int(length) > max_body):
         raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
-    body = await _read_all(_in_time(receive), max_body)
+    body = await _read_body(receive, max_body)
     incoming.digest, incoming.body = data_digest(query, body), body
     if not body:
         return incoming
@@ -117,41 +117,31 @@ def data_digest(query: bytes, body: bytes) -> bytes:
     return data if len(data) <= SHORT_DATA else blake2b(data, digest_size=16).digest()
 
 
-def _in_time(receive: Receive) -> Receive:
-    """Return a ``receive`` that gives up on a client that sends a body too slowly."""
-    deadline = asyncio.get_running_loop().time() + BODY_WAIT_S
+async def _read_body(receive: Receive, max_body: int) -> bytes:
+    """Return the whole body; most often it is there, and takes neither a clock nor a loop.
 
-    async def receive_in_time() -> MutableMapping[str, Any]:
-        nonlocal deadline
-        awaited = receive().__await__()
-        try:
-            waiting = next(awaited)
-        except StopIteration as done:  # most often the body is there, and needs no clock
-            return _counted(done.value)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return _counted(await resumed(awaited, waiting))
-        except TimeoutError:
-            raise SlowBodyError("The request took too long to arrive", headers={"Connection": "close"}) from None
-
-    def _counted(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        nonlocal deadline
-        deadline += len(message.get("body", b"")) / SLOWEST_BYTES_PER_S
-        return message
-
-    return receive_in_time
-
-
-async def _read_all(receive: Receive, max_body: int) -> bytes:
-    """Return the whole body, refused as soon as it is too large."""
-    message = await receive()
+    Raises:
+        BodyTooLargeError: it is larger than ``max_body``; refused as soon as that is known.
+        SlowBodyError: it takes too long to arrive.
+    """
+    awaited = receive().__await__()
+    try:
+        waiting = next(awaited)
+    except StopIteration as done:
+        message: MutableMapping[str, Any] = done.value
+    else:
+        message = await _in_time(resumed(awaited, waiting), asyncio.get_running_loop().time() + BODY_WAIT_S)
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
         if len(body) > max_body:
             raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
         return body
-    chunks: list[bytes] = []
-    size = 0
+    return await _read_rest(message, receive, max_body)
+
+
+async def _read_rest(message: MutableMapping[str, Any], receive: Receive, max_body: int) -> bytes:
+    """Return a body that comes in several messages, the first of which is here."""
+    deadline, chunks, size = asyncio.get_running_loop().time() + BODY_WAIT_S, list[bytes](), 0
     while True:
         if message["type"] == "http.disconnect":
             raise BadRequestError("The request ended early")
@@ -162,7 +152,17 @@ async def _read_all(receive: Receive, max_body: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
-        message = await receive()
+        deadline += len(chunk) / SLOWEST_BYTES_PER_S
+        message = await _in_time(receive(), deadline)
+
+
+async def _in_time(message: Awaitable[MutableMapping[str, Any]], deadline: float) -> MutableMapping[str, Any]:
+    """Return a message; give up on a client that sends a body too slowly."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await message
+    except TimeoutError:
+        raise SlowBodyError("The request took too long to arrive", headers={"Connection": "close"}) from None
 
 
 def parse_json(body: bytes) -> Json:
@@ -286,17 +286,17 @@ async def _read_multipart(
     incoming: Incoming, receive: Receive, headers: Mapping[bytes, bytes], max_body: int, max_file: int
 ) -> None:
     """Read a multipart form; files go to temporary files, their names are never used as paths."""
-    receive = _in_time(receive)
     digest = blake2b(incoming.query.encode("latin-1") + b"\n", digest_size=16)
 
     async def stream() -> AsyncGenerator[bytes, None]:
-        size = 0
+        size, deadline = 0, asyncio.get_running_loop().time() + BODY_WAIT_S
         while True:
-            message = await receive()
+            message = await _in_time(receive(), deadline)
             if message["type"] == "http.disconnect":
                 raise BadRequestError("The request ended early")
             chunk = message.get("body", b"")
             size += len(chunk)
+            deadline += len(chunk) / SLOWEST_BYTES_PER_S
             if size > max_body + MAX_FILES * max_file:
                 raise BodyTooLargeError("The request is too large")
             digest.update(chunk)
@@ -411,11 +411,11 @@ class Binder:
             query = {}
             for name, text in _query_pairs(incoming.query):
                 query.setdefault(name, []).append(text)
-        body, form = incoming.signals, incoming.form
+        body, form, path = incoming.signals, incoming.form, incoming.path
         for parameter in self.parameters:
             name = parameter.name
-            if name in incoming.path:
-                value: Any = incoming.path[name]
+            if path is not None and name in path:
+                value: Any = path[name]
             elif query is not None and name in query:
                 value = _from_texts(query[name], parameter)
             elif form is not None and name in form:

@@ -202,21 +202,38 @@ class RequestContext:
 
     async def resolve(self) -> RequestContext:
         """Find session and identity, once; everything below that is awaited does it by itself."""
-        if self._is_resolved:
+        if self.resolve_now():
             return self
-        ticket = self.engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
+        engine = self.engine
+        ticket = engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
         if ticket is not None:
-            await self._take_ticket(ticket)
-        authenticate = self.engine.settings.authenticate
+            self._take_ticket(ticket, *await engine.records.get_records(ticket.names))
+        authenticate = engine.settings.authenticate
         if authenticate is None:
-            self._identity = self._login or from_scope(self._scope)
+            self._take_identity(self._login or from_scope(self._scope))
         else:
-            self._identity = await authenticated(authenticate, HTTPConnection(self._scope))
-        who = self._identity
+            self._take_identity(await authenticated(authenticate, HTTPConnection(self._scope)))
+        return self
+
+    def resolve_now(self) -> bool:
+        """Do what ``resolve`` does if nothing has to be waited for; tell whether session and identity are known now."""
+        if self._is_resolved:
+            return True
+        engine = self.engine
+        records = engine.records.immediate
+        if records is None or engine.settings.authenticate is not None:
+            return False
+        ticket = engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
+        if ticket is not None:
+            self._take_ticket(ticket, *records.records_now(ticket.names))
+        self._take_identity(self._login or from_scope(self._scope))
+        return True
+
+    def _take_identity(self, who: Identity | None) -> None:
+        self._identity = who
         if who is not None and who is not self._login and self._session_id is None and self._is_program():
             self._session_id = session_of_program(who.user_id)
         self._is_resolved = True
-        return self
 
     def _is_program(self) -> bool:
         """Whether a logged-in caller proves who it is with each request, and keeps no cookies."""
@@ -226,11 +243,15 @@ class RequestContext:
         is_browser = any(name in self.headers for name in _BROWSER_HEADERS)
         return not is_browser and b"text/html" not in self.headers.get(b"accept", b"")
 
-    async def _take_ticket(self, ticket: Ticket) -> None:
-        """Use a cookie, unless a logout or login made it worthless."""
+    def _take_ticket(self, ticket: Ticket, data: bytes | None, *logouts: bytes | None) -> None:
+        """Use a cookie, unless a logout or login made it worthless.
+
+        Args:
+            ticket: what the cookie says.
+            data: the record of its login.
+            logouts: the record of its user's logouts everywhere, if the ticket names a user.
+        """
         self.presented_id = ticket.session_id
-        names = (ticket.record_name, logouts_of(ticket.mark)) if ticket.mark else (ticket.record_name,)
-        data, *logouts = await self.engine.records.get_records(names)
         if data is None:
             self._ticket, self._session_id = ticket, ticket.session_id
         else:

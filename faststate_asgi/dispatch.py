@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from .engine import FastState
 
 MAX_KEY_CHARS = 64
-_SSE_OF_SESSION: Headers = (*frames.SSE_HEADERS, (b"vary", b"Cookie"))
+_SSE_OF_SESSION: Headers = (*frames.ANSWER_HEADERS, (b"vary", b"Cookie"))
 _NO_STORE = (b"cache-control", b"no-store")
 _NO_LIVE: frozenset[str] = frozenset()
+_NOTHING = Incoming()
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -60,6 +61,7 @@ class EventRequest:
     """
 
     __slots__ = (
+        "_had_session",
         "arguments",
         "background",
         "binder",
@@ -96,7 +98,7 @@ class EventRequest:
         self.engine, self.context, self.scope = engine, context, scope
         self.plan, self.spec, self.path_params = plan, spec, path_params
         self.binder: Binder = binder_of(spec)
-        self.incoming = Incoming()
+        self.incoming = _NOTHING
         headers = context.headers
         key, live = headers.get(b"idempotency-key"), headers.get(b"faststate-live", b"undefined")
         self.is_datastar = headers.get(b"datastar-request") == b"true"
@@ -110,51 +112,43 @@ class EventRequest:
 
     # -- before the turn ---------------------------------------------------------------------------------------------
 
-    async def pass_gates(self, receive: Receive) -> None:
-        """Pass every gate and read the data; what the runtime needs is known then.
+    def pass_gates(self) -> None:
+        """Pass every gate that comes before the data; session and identity are known.
 
         Raises:
             RequestError: at the first gate that refuses.
         """
         engine, context, plan, spec = self.engine, self.context, self.plan, self.spec
-        settings = engine.settings
-        if engine.runtime.is_draining:
-            raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
-        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= MAX_KEY_CHARS:
-            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
-        await context.resolve()
         if not (plan.guard.is_open and spec.options.guard.is_open):
             check_guard(plan.guard, context.identity)
             check_guard(spec.options.guard, context.identity)
-        had_session = context.made_session_id is not None
+        self._had_session = context.made_session_id is not None
         self.key = context.key_of(plan)
         rate = spec.options.rate_limit
         if rate is not None or plan.rate is not None:
-            caller = context.made_session_id if had_session else None
+            caller = context.made_session_id if self._had_session else None
             engine.limit_rate(plan, spec, caller or context.client_address)
-        self.incoming = await read_incoming(
-            receive,
-            context.headers,
-            spec.method,
-            self.scope.get("query_string", b""),
-            max_body=settings.max_body,
-            max_file=settings.max_file,
-        )
-        self.incoming.path = self.path_params
+
+    def take(self, incoming: Incoming) -> None:
+        """Check the data and bind it; what the runtime needs is known then.
+
+        Raises:
+            RequestError: an argument, or another state, that is refused.
+        """
+        context, plan = self.context, self.plan
+        self.incoming = incoming
         if self.path_params:
-            self.incoming.digest += repr(sorted(self.path_params.items())).encode()
-        arguments = self.binder.bind(self.incoming)
-        self.names = self._names(had_session=had_session)
-        wanted = [(plan, self.key)]
+            incoming.path = self.path_params
+            incoming.digest += repr(sorted(self.path_params.items())).encode()
+        self.arguments = self.binder.bind(incoming)
+        self.names = self._names(had_session=self._had_session)
+        self.wanted = [(plan, self.key)]
         for item in self.binder.joins:
             assert item.state is not None, "joined parameters name a state"
-            other = engine.registry.plan(item.state)
+            other = self.engine.registry.plan(item.state)
             check_guard(other.guard, context.identity)
-            wanted.append((other, context.key_of(other)))
-
-        self.wanted = wanted
-        self.arguments = arguments
-        self.digest = self.incoming.digest
+            self.wanted.append((other, context.key_of(other)))
+        self.digest = incoming.digest
         self.owner = context.made_session_id or ""
 
     def _names(self, *, had_session: bool) -> tuple[str, ...]:
@@ -283,7 +277,7 @@ class EventRequest:
         live = self.live
         missed = [update for update in updates if update.key.label not in live] if live else updates
         if missed and self.is_datastar and self.context.made_session_id is not None:
-            now = asyncio.get_running_loop().time()
+            now = self.engine.loop.time()
             self.engine.hub.note_answered(self.context.made_session_id, missed, now)
 
     # -- after the handler -------------------------------------------------------------------------------------------
@@ -364,7 +358,7 @@ class EventRequest:
         if self.context.sets_no_cookie:
             self.context.is_started = True
             return Answer(self.digest, 200, _SSE_OF_SESSION, body)
-        return Answer(self.digest, 200, self.stream_headers(), body)
+        return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
 
     def _raw(self, response: Response) -> Answer:
         """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered."""
@@ -433,39 +427,64 @@ async def handle_event(
     plan, spec = found
     settings = engine.settings
     context.path_params = path_params
-    try:
-        check_origin(scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=method == "GET")
-    except AuthorizationError as exc:
-        problem, _ = describe(exc, path, is_debug=False)
-        await respond(send, 403, PROBLEM_HEADERS, problem_body(problem))
-        return
+    if context.headers.get(b"sec-fetch-site") != b"same-origin":
+        try:
+            check_origin(
+                scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=method == "GET"
+            )
+        except AuthorizationError as exc:
+            problem, _ = describe(exc, path, is_debug=False)
+            await respond(send, 403, PROBLEM_HEADERS, problem_body(problem))
+            return
     token = current_context.set(context)
     request = EventRequest(engine, context, scope, plan, spec, path_params)
     try:
-        await _run(engine, request, receive, send)
+        answer = await _answer_of(engine, request, receive, send)
+        if answer is None:
+            return
+        if request.raw is not None and answer.body is None:
+            await request.send_raw(receive, send)
+            return
+        start, body = messages_of(answer)
+        await send(start)
+        await send(body)
+        if request.background is not None:
+            await request.background()
     finally:
         current_context.reset(token)
         if request.incoming.form is not None:
             await request.incoming.aclose()
 
 
-async def _run(engine: FastState, request: EventRequest, receive: Receive, send: Send) -> None:
+async def _answer_of(engine: FastState, request: EventRequest, receive: Receive, send: Send) -> Answer | None:
+    """Return the answer of one request; None if a generator has sent it."""
+    settings, context = engine.settings, request.context
     try:
-        await request.pass_gates(receive)
+        if engine.runtime.is_draining:
+            raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
+        if request.idempotency_key is not None and not 0 < len(request.idempotency_key) <= MAX_KEY_CHARS:
+            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
+        if not context.resolve_now():
+            await context.resolve()
+        request.pass_gates()
+        request.take(
+            await read_incoming(
+                receive,
+                context.headers,
+                request.spec.method,
+                request.scope.get("query_string", b""),
+                max_body=settings.max_body,
+                max_file=settings.max_file,
+            )
+        )
         if request.spec.is_generator:
             streamed = await engine.runtime.stream(request)
             await _send_stream(request, streamed, receive, send)
-            return
+            return None
         outcome = engine.runtime.run(request)
-        answer = outcome if isinstance(outcome, Answer) else await outcome
+        return outcome if isinstance(outcome, Answer) else await outcome
     except Exception as exc:
-        answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
-    if request.raw is not None and answer.body is None:
-        await request.send_raw(receive, send)
-        return
-    await _send_answer(send, answer)
-    if request.background is not None:
-        await request.background()
+        return await _remembered_of_old_cookie(engine, request) or request.failed(exc)
 
 
 async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) -> Answer | None:
@@ -476,12 +495,15 @@ async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) ->
     return await engine.records.recall((f"{presented_id}:{request.spec.path}:{request.idempotency_key}",))
 
 
-async def _send_answer(send: Send, answer: Answer) -> None:
-    """Send an answer; of one that was too large to remember only the outcome is left."""
-    if answer.body is None and answer.status == 200:
-        await respond(send, 204, [_NO_STORE, *(item for item in answer.headers if item[0] == b"set-cookie")])
-    else:
-        await respond(send, answer.status, answer.headers, answer.body or b"")
+def messages_of(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an answer as ASGI messages; of one that was too large to remember only the outcome is left."""
+    status, headers, body = answer.status, list(answer.headers), answer.body or b""
+    if answer.body is None and status == 200:
+        status, headers = 204, [_NO_STORE, *(item for item in headers if item[0] == b"set-cookie")]
+    if status != 204:
+        headers.append((b"content-length", b"%d" % len(body)))
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    return start, {"type": "http.response.body", "body": body}
 
 
 async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: Receive, send: Send) -> None:
@@ -499,7 +521,8 @@ async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: R
                 return
             body = following.result()
             if body is None and not is_started and streamed.failure is not None:
-                await _send_answer(send, streamed.failure)
+                for message in messages_of(streamed.failure):
+                    await send(message)
                 return
             if not is_started:
                 headers = streamed.headers or frames.SSE_HEADERS

@@ -122,6 +122,7 @@ class Starter:
     def __init__(self, own: Callable[[asyncio.Task[None]], None]) -> None:
         self._own = own
         self._standby: _Standby | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
         """Return what a coroutine returns, or ``Suspended`` if it has to wait; what it raises is raised.
@@ -130,8 +131,9 @@ class Starter:
             coroutine: not started.
             context: that it runs in, here and later.
         """
-        loop = asyncio.get_running_loop()
-        standby = self._standby
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        loop, standby = self._loop, self._standby
         if standby is None or standby.task.cancelling():
             standby = self._standby = _Standby(loop)
         current = asyncio.current_task(loop)

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -104,6 +105,7 @@ class FastState:
         self.backends = Backends(self.settings, self.registry)
         self._limiter = RateLimiter()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread_id = 0
         self._opening: asyncio.Lock | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._previous_handlers: dict[int, Any] = {}
@@ -142,7 +144,8 @@ class FastState:
 
     def is_open_here(self) -> bool:
         """Whether everything runs on this event loop."""
-        return self._loop is asyncio.get_running_loop()
+        # One loop at most runs in a thread; asking for the running one would be a call of the system.
+        return self._thread_id == get_ident() and self._loop is not None and self._loop.is_running()
 
     async def ensure_open(self) -> None:
         """Start what has not been started on this event loop; cheap when all runs."""
@@ -172,7 +175,7 @@ class FastState:
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         current_context.set(current_context.get() or _Outside(self))
-        self._loop = loop
+        self._loop, self._thread_id = loop, get_ident()
         if self._watchdog is not None:
             self._watchdog.stop()
         self._watchdog = Watchdog(loop, runtime.event_of)

@@ -25,6 +25,12 @@ SSE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+ANSWER_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""Of an answer in one body: nothing between here and the page could hold back a part of it."""
 # Pages have to notice silence, and Datastar tells them of events only. One without data is none for others (WHATWG
 # HTML 9.2.6).
 HEARTBEAT = b": \nevent: datastar-alive\n\n"

@@ -148,8 +148,8 @@ class Ticket:
     """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds).
 
     ``session_id`` is the session of this token, which does not reveal it; ``record_name`` is where a store keeps what
-    a login or logout made of it. ``mark`` stands for the user who logged in, empty for nobody. A ticket that an older
-    key signed is due to be signed again.
+    a login or logout made of it, and ``names`` are those of all that a store knows of it. ``mark`` stands for the user
+    who logged in, empty for nobody. A ticket that an older key signed is due to be signed again.
     """
 
     token: str = field(repr=False)
@@ -159,11 +159,14 @@ class Ticket:
     is_of_old_key: bool = False
     session_id: str = field(init=False)
     record_name: str = field(init=False)
+    names: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         session_id = _digest(self.token)
         object.__setattr__(self, "session_id", session_id)
         object.__setattr__(self, "record_name", f"login:{session_id}")
+        names = (self.record_name, logouts_of(self.mark)) if self.mark else (self.record_name,)
+        object.__setattr__(self, "names", names)
 
 
 def new_ticket(mark: str = "") -> Ticket:

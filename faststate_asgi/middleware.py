@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from .context import RequestContext
 from .current import current_context
+from .dispatch import handle_event
 from .engine import FastState
 from .errors import ConfigurationError, FastStateError
 from .responses import PROBLEM_HEADERS, describe, header_items, problem_body, respond
@@ -50,12 +51,24 @@ class FastStateMiddleware:
         self.faststate.require_secret_key()
         self._mount_path = self.faststate.settings.mount_path
         self._is_serving = self.faststate.settings.serve
+        self._events_path = f"{self._mount_path}/events/"
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        kind = scope["type"]
+        kind, engine = scope["type"], self.faststate
         if kind == "http":
-            await self._http(scope, receive, send)
+            path = scope["path"]
+            if (
+                self._is_serving
+                and path.startswith(self._events_path)
+                and not scope.get("root_path")
+                and engine.is_open_here()
+            ):
+                # The same as below, without the calls in between: this is where the load is.
+                context = RequestContext(engine, scope, "event")
+                await handle_event(engine, context, scope, receive, send, path[len(self._events_path) :])
+            else:
+                await self._http(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         elif kind == "websocket":

@@ -389,6 +389,7 @@ class Turns:
         session_s: float | None = None,
     ) -> None:
         self._session_s = session_s
+        self._ttls: dict[int, tuple[StatePlan, float | None]] = {}
         self.store_of = store_of
         self.announce = announce
         self._leased: dict[int, tuple[Lease, Store]] = {}
@@ -439,10 +440,15 @@ class Turns:
 
     def ttl_of(self, plan: StatePlan) -> float | None:
         """Return the seconds without a write after which a state is as never stored."""
-        config = plan.config
-        if config.auto_persist and not config.expire:
-            return None
-        return self._session_s if config.ttl is None and plan.scope in _OF_SESSIONS else config.ttl
+        known = self._ttls.get(id(plan))
+        if known is None:
+            config, ttl_s = plan.config, plan.config.ttl
+            if config.auto_persist and not config.expire:
+                ttl_s = None
+            elif ttl_s is None and plan.scope in _OF_SESSIONS:
+                ttl_s = self._session_s
+            known = self._ttls[id(plan)] = (plan, ttl_s)
+        return known[1]
 
     def hold(self, lease: Lease, store: Store) -> None:
         """Renew a lease from now on."""

@@ -54,7 +54,8 @@ class Workers:
         """
         if self._is_closed:
             raise RuntimeError("the workers are closed")
-        self._loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         self._work.append((work, done))
         if self._awake == 0:
             self._wake_up(1)

@@ -106,8 +106,8 @@ class ImmediateStore(Protocol):
         """Store writes and answers at once."""
         ...
 
-    def recall_now(self, names: Sequence[str]) -> Answer | None:
-        """Return the answer kept under any of the names."""
+    def records_now(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return small records by name."""
         ...
 
     def recall_all_now(self, names: Sequence[str]) -> dict[str, Answer]:

@@ -260,16 +260,7 @@ class MemoryStore:
 
     async def recall(self, names: Sequence[str]) -> Answer | None:
         """Return a kept answer."""
-        return self.recall_now(names)
-
-    def recall_now(self, names: Sequence[str]) -> Answer | None:
-        """Return a kept answer."""
-        self._check_open()
-        for name in names:
-            entry = self._answers.get(name)
-            if entry is not None and entry[0] > self.clock():
-                return Answer(*entry[1:])
-        return None
+        return next(iter(self.recall_all_now(names).values()), None)
 
     async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
         """Return kept answers by name."""
@@ -277,8 +268,13 @@ class MemoryStore:
 
     def recall_all_now(self, names: Sequence[str]) -> dict[str, Answer]:
         """Return kept answers by name."""
-        found = ((name, self.recall_now((name,))) for name in names)
-        return {name: answer for name, answer in found if answer is not None}
+        self._check_open()
+        found: dict[str, Answer] = {}
+        for name in names:
+            entry = self._answers.get(name)
+            if entry is not None and entry[0] > self.clock():
+                found[name] = Answer(*entry[1:])
+        return found
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers."""
@@ -301,6 +297,10 @@ class MemoryStore:
             self._answers.popitem(last=False)
 
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return records that have not expired."""
+        return self.records_now(names)
+
+    def records_now(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
         self._check_open()
         if not self._records:
