@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
@@ -180,6 +180,8 @@ def _storable(exc: BaseException) -> BaseException:
 class Deadlines:
     """One timer for all that have the same time to live, instead of one for each; belongs to one event loop.
 
+    Timers have an empty context: they outlive the requests that set them.
+
     Args:
         expired: is called with each item whose time is over.
     """
@@ -196,7 +198,7 @@ class Deadlines:
         line = self._lines.get(delay_s)
         if line is None:
             line = self._lines[delay_s] = {}
-            self._timers[delay_s] = loop.call_at(ends_at, self._fire, delay_s)
+            self._timers[delay_s] = loop.call_at(ends_at, self._fire, delay_s, context=Context())
         else:
             line.pop(item, None)  # what is added again goes to the end
         line[item] = ends_at
@@ -218,7 +220,7 @@ class Deadlines:
         for item in over:
             del line[item]
         if line:
-            self._timers[delay_s] = loop.call_at(next(iter(line.values())), self._fire, delay_s)
+            self._timers[delay_s] = loop.call_at(next(iter(line.values())), self._fire, delay_s, context=Context())
         else:
             del self._lines[delay_s], self._timers[delay_s]
         for item in over:

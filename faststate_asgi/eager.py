@@ -53,7 +53,8 @@ class _Standby:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.wake: asyncio.Future[None] = loop.create_future()
         self._work: tuple[Context, Coroutine[Any, Any, None]] | None = None
-        self.task: asyncio.Task[None] = loop.create_task(self._run())
+        # An empty context: this one may stand by for long, and would keep what the request left in its own.
+        self.task: asyncio.Task[None] = loop.create_task(self._run(), context=Context())
 
     def give(self, context: Context, rest: Coroutine[Any, Any, None]) -> None:
         self._work = (context, rest)
