@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-WIDTH, ROW, LABEL, VALUE = 760, 26, 210, 80
+WIDTH, ROW, LABEL, VALUE = 800, 26, 210, 140
 OWN, OTHER, FLOOR = "#2563eb", "#94a3b8", "#cbd5e1"
 
 
