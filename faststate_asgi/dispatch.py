@@ -33,6 +33,7 @@ from .parameters import Source
 from .registry import StatePlan
 from .responses import PROBLEM_HEADERS, Headers, describe, error_frame, header_items, location, problem_body, respond
 from .state import ReactiveState, Signals
+from .steps import OTHERS_FIRST
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
 from .updates import Update, signal_path, unchanged
@@ -446,6 +447,9 @@ async def handle_event(
             await request.send_raw(receive, send)
             return
         start, body = messages_of(answer)
+        # What else is ready runs first, and then all are answered: a processor that goes back and forth between events
+        # and the system's calls of their answers runs both at half its speed.
+        await OTHERS_FIRST
         await send(start)
         await send(body)
         if request.background is not None:

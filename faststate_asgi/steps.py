@@ -27,3 +27,15 @@ def resumed(stepped: Any, waiting: Any) -> Generator[Any, Any, Any]:
             waiting = step()
         except StopIteration as done:
             return done.value
+
+
+class _OthersFirst:
+    """Awaited, lets everything that is ready run first; ``asyncio.sleep(0)`` without a coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+OTHERS_FIRST = _OthersFirst()

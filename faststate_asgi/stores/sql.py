@@ -202,7 +202,7 @@ class SqlStore:
             self._abandoned = asyncio.ensure_future(self.release(lease))
 
     def _take(
-        self, connection: Connection, keys: Sequence[StateKey], holder: str, recall: Sequence[str]
+        self, connection: Connection, keys: Sequence[StateKey], holder: str, recall: Sequence[str] = ()
     ) -> Lease | None:
         fence = 0
         for key in keys:

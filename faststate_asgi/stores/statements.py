@@ -108,7 +108,8 @@ class Statements:
         self.take = sql(
             "INSERT INTO faststate_lease (key, fence, holder, expires_at) VALUES (:key, 1, :holder, NOW + :lease_s) "
             "ON CONFLICT (key) DO UPDATE SET fence = faststate_lease.fence + 1, holder = excluded.holder, "
-            "expires_at = excluded.expires_at WHERE faststate_lease.expires_at <= NOW RETURNING fence"
+            "expires_at = excluded.expires_at "
+            "WHERE faststate_lease.expires_at <= NOW OR faststate_lease.holder = excluded.holder RETURNING fence"
         )
         # The holder's name is random and new each time; each key of a lease has a fence of its own.
         held = "WHERE key = :key AND holder = :holder RETURNING key"

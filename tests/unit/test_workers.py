@@ -77,9 +77,12 @@ async def test_work_that_waits_for_other_work_gets_a_thread_of_its_own(workers: 
 
 
 async def test_a_thread_that_is_free_is_used_again(workers: Workers) -> None:
+    pool = Workers(50, "test-worker")
     for number in range(50):
-        assert await workers.run(lambda number=number: number) == number
-    assert len(threads()) < LIMIT
+        assert await pool.run(lambda number=number: number) == number
+    alive = len(threads())
+    pool.close()
+    assert alive < 10
 
 
 async def test_many_results_all_arrive(workers: Workers) -> None:
