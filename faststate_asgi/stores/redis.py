@@ -30,6 +30,8 @@ try:
 except ImportError as exc:  # pragma: no cover - told where the store is made
     raise MissingDependencyError("Redis needs redis-py: pip install 'faststate-asgi[redis]'") from exc
 
+from .redis_advice import advise
+
 T = TypeVar("T")
 
 ANSWERS_PER_OWNER = 1000
@@ -97,13 +99,17 @@ class RedisStore:
         self._url, self._timeout_s = url, timeout_s
         self._lease_ms = max(1, int(lease_s * 1000))
         self._client: Redis | None = None
+        self._is_advised = False
         self._scripts = {name: _script(name) for name in ("acquire", "commit", "hold")}
         self._shas: dict[str, str] = {}
 
     async def open(self) -> None:
-        """Make the pool; connections are made when they are needed."""
+        """Make the pool; connections are made when they are needed. The first time, log what Redis may lose."""
         if self._client is None:
             self._client = make_client(self._url, self._timeout_s)
+            if not self._is_advised:
+                self._is_advised = True
+                await advise(self._client, self._timeout_s)
 
     async def aclose(self) -> None:
         """Close the pool; idempotent."""
