@@ -77,7 +77,7 @@ class MemoryStore:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise StoreUnavailableError("the memory store is closed")
+            raise StoreUnavailableError("the memory store is closed", headers={"Retry-After": "1"})
 
     # -- states ------------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class FaultyStore:
             return await call()
         if order.is_after:
             await call()
-        raise StoreUnavailableError("The store does not answer (on order)")
+        raise StoreUnavailableError("The store does not answer (on order)", headers={"Retry-After": "1"})
 
     async def open(self) -> None:
         """Connect."""

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from faststate_asgi import FastState, FastStateMiddleware, ReactiveState, StateConfig, StateRegistry, StateScope, event
-from faststate_asgi.testing import FastStateClient
+from faststate_asgi.testing import FastStateClient, Faults
 from tests.examples.conftest import SECRET
 
 pytestmark = pytest.mark.anyio
@@ -225,3 +225,88 @@ async def test_a_counter_with_every_option_counts_and_is_in_the_database(path: P
         connection.close()
         assert data == '{"count":105}'
         assert expires_at is None, "auto_persist deletes nothing"
+
+
+WHERE: dict[StateScope, dict[str, str]] = {
+    StateScope.GLOBAL: {},
+    StateScope.SESSION: {"session_id": "s1"},
+    StateScope.USER: {"user_id": "anna"},
+    StateScope.COMPONENT: {"session_id": "s1", "component_id": "left"},
+    StateScope.RECORD: {"record_id": "7"},
+}
+
+
+@pytest.mark.parametrize("scope", WHERE)
+async def test_a_state_of_each_scope_is_found_again_under_its_whole_key(scope: StateScope, url: str) -> None:
+    """Another process finds what was stored, and what differs in one part of the key is new."""
+    registry = StateRegistry()
+    registry.register(CounterState, StateConfig(scope=scope, auto_persist=True))
+    async with FastState(registry=registry, store=url, debug=True) as engine:
+        async with engine.transaction(CounterState, **WHERE[scope]) as counter:
+            counter.increment(5)
+        key = counter.key
+    async with FastState(registry=registry, store=url, debug=True) as engine:
+        found = await engine.get(CounterState, **WHERE[scope])
+        assert (found.count, found.key, found.id) == (5, key, counter.id)
+        for part, value in WHERE[scope].items():
+            assert (await engine.get(CounterState, **{**WHERE[scope], part: value + "x"})).count == 0
+        async with engine.transaction(CounterState, **WHERE[scope]) as counter:
+            counter.increment()
+        assert (await engine.get(CounterState, **WHERE[scope])).count == 6
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+async def test_what_cannot_be_read_is_refused_and_never_overwritten_by_defaults(is_durable: bool, url: str) -> None:
+    """A store that is down makes events and pages answer 503; afterwards everything is as it was."""
+    app = site(url if is_durable else "memory:", DOCUMENTS)
+    faults = Faults(app)
+    change, save = (f"/faststate/events/DocumentEditor/{name}?doc_id=1" for name in ("update_content", "save_document"))
+    async with FastStateClient(app) as client:
+        await client.post(change, json={"content": "precious"})
+        faults.down()
+        for _ in range(3):
+            refused = await client.post(save, json={})
+            assert (refused.status, "retry-after" in refused.headers) == (503, True)
+        assert (await client.get("/edit/1")).status == 503
+        health = await client.get("/faststate/health")
+        assert (health.status, set(health.json()["stores"].values())) == (503, {"down"})
+        faults.clear()
+        assert (await client.get("/edit/1")).json() == {"content": "precious", "is_dirty": True, "saved": False}
+        assert (await client.post(save, json={})).signals["is_dirty"] is False
+        assert (await client.get("/edit/1")).json() == {"content": "precious", "is_dirty": False, "saved": True}
+        assert (await client.get("/faststate/health")).status == 200
+
+
+async def test_a_session_state_without_a_ttl_goes_with_its_session_and_a_global_one_stays() -> None:
+    """A cookie session does not tell when it ends, so its states end when no cookie can be theirs any more."""
+    app = site("memory:", (CounterState, StateConfig()), (Draft, StateConfig(scope=StateScope.GLOBAL, name="Notice")))
+    faults = Faults(app)
+    async with FastStateClient(app) as client:
+        await client.call("CounterState/increment")
+        await client.call("Notice/write", text="hello")
+        for seconds, kept in ((app.faststate.settings.session_max_age - 60, 2), (120, 1)):
+            faults.move_clock(seconds)
+            await app.faststate.backends.purge(100)
+            assert await app.faststate.backends.count() == kept
+        assert (await app.faststate.get(Draft)).text == "hello"
+
+
+async def test_times_in_a_row_are_aware_and_utc(database: Engine, url: str) -> None:
+    """A row that a state made and one that a session made say the same, after a restart too."""
+    registry = StateRegistry()
+    registry.register(UserPreferences, StateConfig(scope=StateScope.USER, create=True))
+    with Session(database) as session:
+        UserPreferences(user_id="bert").save_to_db(session)
+    async with FastState(registry=registry, store=url, debug=True) as engine:
+        async with engine.transaction(UserPreferences, user_id="anna") as preferences:
+            preferences.updated_at = datetime.now(timezone.utc)
+        made = preferences.created_at, preferences.updated_at
+    async with FastState(registry=registry, store=url, debug=True) as engine:
+        anna = await engine.get(UserPreferences, user_id="anna")
+        assert (anna.created_at, anna.updated_at) == made
+        bert = await engine.get(UserPreferences, user_id="bert")
+        assert bert.updated_at is not None
+        for moment in (*made, bert.created_at, bert.updated_at):
+            assert moment is not None
+            assert moment.utcoffset() == timezone.utc.utcoffset(None)
+            assert abs((datetime.now(timezone.utc) - moment).total_seconds()) < 600
