@@ -37,6 +37,7 @@ from .registry import StatePlan, StateRegistry, state_registry
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
+from .steps import ended
 from .stores.base import DatabaseSession, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
@@ -229,9 +230,7 @@ class FastState:
         await self.drain()
         if self._watchdog is not None:
             self._watchdog.stop()
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await ended(self._background)
         self._background.clear()
         await self.runtime.aclose()
         if self._showing is not None:

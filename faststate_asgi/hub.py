@@ -12,7 +12,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from . import frames
@@ -22,7 +21,7 @@ from .messages import Ended, Message, Published, Shown
 from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
 from .registry import StatePlan
 from .state import ReactiveState
-from .steps import resumed
+from .steps import ended, resumed
 from .stores.base import Snapshot
 from .updates import Update
 
@@ -454,11 +453,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """Stop everything that the hub owns."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task that the hub owns."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,21 @@ def resumed(stepped: Any, waiting: Any) -> Generator[Any, Any, Any]:
             waiting = step()
         except StopIteration as done:
             return done.value
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and return when they have ended.
+
+    A library may swallow a cancellation that comes together with a timeout of its own: such a task is cancelled again.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=0.5)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # nobody asks any more
 
 
 class _OthersFirst:

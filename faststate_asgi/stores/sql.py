@@ -461,7 +461,9 @@ def load_headers(stored: str) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _make_tables(connection: Connection, unmade: Sequence[TableRows]) -> None:
-    """Make the tables that are missing, the package's own first."""
+    """Make the tables that are missing, the package's own first; one process at a time, or two would make the same."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('faststate tables'))"))
     metadata.create_all(connection)
     for rows in unmade:
         rows.table.metadata.create_all(connection, tables=rows.tables)

@@ -12,6 +12,7 @@ import asyncpg  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 
 from ..keys import StateKey
 from ..messages import Ended, Message, encode, heard, whole
+from ..steps import ended
 from ..stores.sql import NOTIFY_CHANNEL, SqlStore
 from .base import Listener
 from .supervised import for_ever
@@ -56,8 +57,7 @@ class PostgresTransport:
         self._listener = None
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended([task])
 
     async def _listen(self) -> None:
         """Listen until the connection is gone; a missed message cannot be known, so everything is compared after."""

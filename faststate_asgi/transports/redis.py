@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from ..errors import StoreUnavailableError
 from ..keys import StateKey
 from ..messages import Message, encode, heard
+from ..steps import ended
 from ..stores.redis import RedisStore, channel_name, make_client
 from .base import Listener
 from .supervised import for_ever
@@ -62,8 +63,7 @@ class RedisTransport:
         self._listener = None
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended([task])
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
