@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -11,10 +12,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.event import listen, remove
 
 from faststate_asgi import StateKey, StateScope
 from faststate_asgi.stores.sql import SqlStore
-from faststate_asgi.stores.statements import PURGE_LOCK
+from faststate_asgi.stores.statements import PURGE_LOCK, metadata
 from faststate_asgi.testing.store_contract import StoreContract, Stores
 
 LEASE_S = 0.5
@@ -60,6 +62,40 @@ class TestPostgresStore(StoreContract):
             assert await stores[1].purge(10) == 1
         finally:
             await other.close()
+
+    async def test_two_processes_that_find_no_tables_both_start(self, postgres_url: str) -> None:
+        """The second one makes them, or begins to, between what the first one looks up and what it makes."""
+        others: list[threading.Thread] = []
+
+        async def start() -> None:
+            store = SqlStore(postgres_url, lease_s=LEASE_S, timeout_s=10, creates_tables=True)
+            try:
+                await store.open()
+                assert await store.count() == 0
+            finally:
+                await store.aclose()
+
+        outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def run_other() -> None:
+            try:
+                outcome.set_result(asyncio.run(start()))
+            except BaseException as exc:
+                outcome.set_exception(exc)
+
+        def let_the_other_pass(*_: object, **__: object) -> None:
+            if not others:
+                others.append(threading.Thread(target=run_other))
+                others[0].start()
+                others[0].join(1)
+
+        listen(metadata, "before_create", let_the_other_pass)
+        try:
+            await start()
+        finally:
+            remove(metadata, "before_create", let_the_other_pass)
+            await asyncio.to_thread(others[0].join)
+        outcome.result()
 
     async def test_a_process_that_is_frozen_inside_a_transaction_keeps_nobody_from_its_keys(
         self, stores: Stores, postgres_url: str
