@@ -36,7 +36,7 @@ def test_every_threat_names_a_test() -> None:
 
 
 def test_every_test_of_the_newer_files_says_what_is_at_stake() -> None:
-    names = ("sessions", "limits", "secrets", "what_leaves", "doors_of_processes", "visitors")
+    names = ("sessions", "limits", "secrets", "what_leaves", "doors_of_processes", "visitors", "floods", "owners")
     for name in names:
         path = f"tests/hardening/test_{name}.py"
         silent = [test for test, text in docstrings(path).items() if test.startswith("test_") and not text]

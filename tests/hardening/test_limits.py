@@ -5,7 +5,6 @@ import gc
 import http.client
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -35,10 +34,6 @@ class Tally(ReactiveState):
     @event
     def add(self, amount: int = 1) -> None:
         self.total += amount
-
-    @event(rate_limit="5/m")
-    def add_rarely(self) -> None:
-        self.total += 1
 
     @event
     async def wait(self) -> None:
@@ -76,10 +71,6 @@ class Own(ReactiveState):
 
     @event
     def add(self) -> None:
-        self.count += 1
-
-    @event(rate_limit="3/m")
-    def add_rarely(self) -> None:
         self.count += 1
 
 
@@ -209,7 +200,7 @@ async def test_bombs_are_refused_and_leave_nothing() -> None:
         await asyncio.gather(*map(throw, BOMBS))
         gc.collect()
         before, tasks = len(gc.get_objects()), len(asyncio.all_tasks())
-        await asyncio.gather(*(throw(name) for name in BOMBS for _ in range(8)))
+        await asyncio.gather(*(throw(name) for name in BOMBS for _ in range(9)))  # 108 at once
         gc.collect()
         # What is kept of a successful request in between: caches and mailboxes, some objects each.
         assert len(gc.get_objects()) < before + 600
@@ -280,24 +271,6 @@ async def test_ids_and_keys_have_a_length(query: str, headers: dict[str, str], s
 
 
 # -- how often, how many, how long -------------------------------------------------------------------------------------
-
-
-async def test_a_flood_of_one_visitor_leaves_the_others_alone() -> None:
-    """One script would keep everybody else from clicking."""
-    app = site()
-    async with FastStateClient(app) as client:
-        await client.call("Own/add")
-        other = client.another()
-        await other.call("Own/add")
-        answers = await asyncio.gather(*(client.call("Own/add_rarely", datastar=False) for _ in range(200)))
-        statuses = [answer.status for answer in answers]
-        assert (statuses.count(200), statuses.count(429)) == (3, 197)
-        refused = next(answer for answer in answers if answer.status == 429)
-        assert int(refused.headers["retry-after"]) >= 1
-        assert in_words(refused.body, 429)
-        for count in (2, 3, 4):
-            assert (await other.call("Own/add_rarely")).signals == {"count": count}
-        assert (await client.call("Own/add")).signals == {"count": 5}
 
 
 async def test_what_waits_for_one_key_is_bounded() -> None:
@@ -447,38 +420,3 @@ def test_a_probe_by_head_hangs_no_connection(serve: Serve, tmp_path: Path) -> No
             answer.read()
             assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
     connection.close()
-
-
-def test_readers_that_never_read_are_cut_off(serve: Serve, tmp_path: Path, slack: float) -> None:
-    """Connections that are opened and never read would fill the server's memory with what waits for them."""
-    env = {"MARKS": str(tmp_path), "FASTSTATE_WRITE_DEADLINE": "1", "FASTSTATE_HEARTBEAT": "0.2"}
-    server = serve(BIG, env=env)
-
-    def memory_mib() -> int:
-        pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
-        return pages * 4096 >> 20
-
-    def established() -> int:
-        needle = f":{server.port:04X}"
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return sum(1 for row in rows if row[1].endswith(needle) and row[3] == "01")
-
-    before, sockets = memory_mib(), []
-    stall = b"GET /faststate/sse?states=Tally HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.port
-    for _ in range(30):
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        one.connect(("127.0.0.1", server.port))
-        one.sendall(stall)
-        sockets.append(one)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    end = time.monotonic() + 40 * slack
-    filling = json.dumps({"text": "x" * 900_000}).encode()
-    while established() > 1 and time.monotonic() < end:
-        connection.request("POST", f"{EVENTS}/Tally/fill", filling, {"content-type": "application/json"})
-        assert connection.getresponse().read() is not None
-    connection.close()
-    assert established() <= 1
-    assert memory_mib() < before + 100
-    for one in sockets:
-        one.close()

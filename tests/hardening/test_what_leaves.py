@@ -253,6 +253,25 @@ def test_a_redirect_stays_on_the_site(target: str) -> None:
             Redirect(target)
 
 
+async def test_an_event_that_redirects_to_what_a_client_sent_never_leaves_the_site() -> None:
+    """A `next` that is passed on as it came would lead from the login to the attacker's copy of it, or run code."""
+    async with FastStateClient(wrapped((Thing, GLOBAL))) as client:
+        for target in [*TARGETS, *GOOD]:
+            asked = {"kind": "redirect", "text": target}
+            plain = await client.call("Thing/answer", asked, datastar=False)
+            page = await client.call("Thing/answer", asked)
+            if target in GOOD:
+                assert plain.status == 303, target
+                there = urljoin("https://good.example/page", plain.headers["location"])
+                assert urlsplit(there)[:2] == ("https", "good.example"), target
+                assert [frame.event for frame in page.elements] == ["datastar-patch-elements"]
+                assert b"<script" not in page.body
+            else:
+                assert (plain.status, "location" in plain.headers) == (500, False), target
+                assert page.error is not None, target
+                assert (page.error["status"], page.elements) == (500, []), target
+
+
 @pytest.mark.parametrize("kind", ["redirect", "selector", "remove", "dispatch", "text", "json"])
 @pytest.mark.parametrize("text", BREAKERS[:15])
 async def test_answers_with_text_of_a_client_are_one_answer(kind: str, text: str) -> None:
