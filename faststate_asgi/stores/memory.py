@@ -16,6 +16,8 @@ from .base import NO_VERSION, Answer, ImmediateStore, Lease, Remember, Snapshot,
 logger = logging.getLogger("faststate.stores")
 
 ANSWERS_PER_OWNER = 1000
+LARGE_BYTES = 1024
+"""From here on the bodies of answers are counted by their size; smaller ones are bounded by their number."""
 MAX_BYTES = 256 << 20
 STATE_BYTES = 1000
 """What a state costs besides its JSON: key, snapshot, expiry, its session's entry."""
@@ -30,7 +32,8 @@ class MemoryStore:
         max_answers: idempotency answers kept; the oldest go first.
         clock: seconds, monotonic.
         max_bytes: what states may take, about. Beyond it the least recently written session and component states go, then
-            user and record states; those that a stream watches (``is_watched``) and global ones stay.
+            user and record states; those that a stream watches (``is_watched``) and global ones stay. Answers may take
+            as much again; beyond it the oldest lose their bodies, so that a repetition still runs nothing twice.
     """
 
     name = "memory"
@@ -58,6 +61,9 @@ class MemoryStore:
             OrderedDict()
         )
         self._owners: dict[str, deque[str]] = {}
+        # Answers with a large body, in the order in which they came: when they expire, their names, their size.
+        self._bodies: deque[tuple[float, tuple[str, ...], int]] = deque()
+        self._bodies_bytes = 0
         self._records: dict[str, tuple[float, bytes]] = {}
         self._commits: OrderedDict[str, None] = OrderedDict()
         self._fence = 0
@@ -295,6 +301,20 @@ class MemoryStore:
                     self._answers.pop(owned.popleft(), None)
         while len(self._answers) > self._max_answers:
             self._answers.popitem(last=False)
+        if answer.body is not None and len(answer.body) >= LARGE_BYTES:
+            self._bodies.append((expires_at, item.names, len(answer.body)))
+            self._bodies_bytes += len(answer.body)
+            while self._bodies_bytes > self._max_bytes:
+                self._drop_oldest_body()
+
+    def _drop_oldest_body(self) -> None:
+        """Keep only the outcome of the oldest large answer."""
+        _, names, size_bytes = self._bodies.popleft()
+        self._bodies_bytes -= size_bytes
+        for name in names:
+            entry = self._answers.get(name)
+            if entry is not None:
+                self._answers[name] = (*entry[:4], None)
 
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
@@ -326,6 +346,8 @@ class MemoryStore:
         records = [name for name, (at, _) in self._records.items() if at <= now][: limit - states]
         for name in records:
             del self._records[name]
+        while self._bodies and self._bodies[0][0] <= now:
+            self._drop_oldest_body()
         answers = 0
         while self._answers and answers < limit and next(iter(self._answers.values()))[0] <= now:
             self._answers.popitem(last=False)

@@ -7,7 +7,7 @@ import pytest
 
 from faststate_asgi import LeaseLostError, OverloadedError, StateKey, StateScope, StoreUnavailableError
 from faststate_asgi.stores.base import Answer, Remember, Write
-from faststate_asgi.stores.memory import STATE_BYTES, MemoryStore
+from faststate_asgi.stores.memory import LARGE_BYTES, STATE_BYTES, MemoryStore
 
 pytestmark = pytest.mark.anyio
 KEY, OTHER = StateKey(StateScope.GLOBAL, "A"), StateKey(StateScope.GLOBAL, "B")
@@ -137,6 +137,25 @@ async def test_answers_are_bounded_and_forgotten(store: MemoryStore, clock: Cloc
     assert await store.recall(["n7"]) is None
     await store.purge(100)
     assert not store._owners
+
+
+async def test_large_answers_take_bounded_memory_and_their_outcome_stays_known(clock: Clock) -> None:
+    store = MemoryStore(clock=clock, max_bytes=10 * LARGE_BYTES)
+    small, large = Answer(b"d", 200, (), b"x"), Answer(b"d", 200, (), b"x" * 2 * LARGE_BYTES)
+    await store.remember([Remember(("small",), small, 100)])
+    for number in range(1000):
+        clock.now = number / 100
+        await store.remember([Remember((f"n{number}", f"m{number}"), large, 100, f"owner{number}")])
+        assert sum(len(entry[4] or b"") for entry in store._answers.values()) <= 2 * 10 * LARGE_BYTES + 1
+    assert len(store._bodies) == 5
+    for name in ("n994", "m994", "n0"):
+        assert await store.recall([name]) == Answer(b"d", 200, (), None)
+    for name in ("n995", "m999"):
+        assert await store.recall([name]) == large
+    assert await store.recall(["small"]) == small
+    clock.now = 200
+    await store.purge(10)
+    assert (len(store._bodies), store._bodies_bytes) == (0, 0)
 
 
 async def test_records_live_for_their_time(store: MemoryStore, clock: Clock) -> None:
