@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
-from .steps import resumed
+from .steps import put_aside, resumed
 
 # Documented for third-party tasks: docs.python.org/3/library/asyncio-extending.html
 from asyncio.tasks import _enter_task, _leave_task  # isort: skip  # pyright: ignore[reportPrivateUsage]
@@ -151,7 +151,7 @@ class Starter:
                 _enter_task(loop, current)
         self._standby = None
         self._own(standby.task)
-        return Suspended(standby, context, coroutine, waiting)
+        return Suspended(standby, context, coroutine, put_aside(waiting))
 
     async def aclose(self) -> None:
         """End the task that stands by."""

@@ -21,7 +21,7 @@ from .messages import Ended, Message, Published, Shown
 from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
 from .registry import StatePlan
 from .state import ReactiveState
-from .steps import ended, resumed
+from .steps import ended, put_aside, resumed
 from .stores.base import Snapshot
 from .updates import Update
 
@@ -383,7 +383,7 @@ class Hub:
     def _wait_for(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         """Leave a ``send`` that has to wait to a writer of the stream's own."""
         stream.is_blocked = True
-        stream.writer = self._spawn(self._write_rest(stream, coroutine, waiting))
+        stream.writer = self._spawn(self._write_rest(stream, coroutine, put_aside(waiting)))
 
     async def _write_rest(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         """Finish a ``send`` that has to wait, then catch up; a reader that takes too long is cut off."""

@@ -9,6 +9,16 @@ from functools import partial
 from typing import Any
 
 
+def put_aside(waiting: Any) -> Any:
+    """Return what a step yielded, to be waited for later; until then others may wait for it too.
+
+    A future is marked as awaited until a task has seen it, and while it is marked nobody else can await it.
+    """
+    if getattr(waiting, "_asyncio_future_blocking", False):
+        waiting._asyncio_future_blocking = False
+    return waiting
+
+
 @types.coroutine
 def resumed(stepped: Any, waiting: Any) -> Generator[Any, Any, Any]:
     """Go on with what was stepped once and yielded ``waiting``; return its result.
@@ -17,6 +27,8 @@ def resumed(stepped: Any, waiting: Any) -> Generator[Any, Any, Any]:
         stepped: a coroutine, or the iterator of an awaitable.
         waiting: what it waits for.
     """
+    if getattr(waiting, "_asyncio_future_blocking", None) is False:
+        waiting._asyncio_future_blocking = True  # see ``put_aside``
     while True:
         try:
             value = yield waiting

@@ -138,6 +138,20 @@ async def test_bare_yields_and_futures_that_are_done_are_waited_for() -> None:
     await starter.aclose()
 
 
+async def test_several_wait_for_one_future() -> None:
+    starter = Starter(lambda task: None)
+    shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def handler() -> int:
+        return await shared
+
+    outcomes = [went_on(starter.begin(handler(), copy_context())) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    shared.set_result(7)
+    assert await asyncio.gather(*outcomes) == [7, 7, 7]
+    await starter.aclose()
+
+
 async def test_every_step_of_a_driven_coroutine_runs_in_its_context() -> None:
     context = copy_context()
     context.run(name.set, "driven")
