@@ -17,7 +17,7 @@ from .eager import InContext, Starter, Suspended
 from .errors import FastStateError
 from .events import Kind
 from .keys import StateKey
-from .stores.base import Answer, Lease, Snapshot, Store, Write
+from .stores.base import NO_VERSION, Answer, Lease, Snapshot, Store, Write
 from .turns import Prepared, Turn, Turns, current_turn
 from .workers import Workers
 
@@ -125,8 +125,8 @@ class Batches:
         try:
             await self._run_all(batch, deque(calls))
         finally:
-            for running, _, _ in batch.done:  # only if this task was cancelled
-                self._settle(running, running.call.failed(stopping()))
+            for running, _, _ in batch.done:  # which ran while a commit failed, or this task was cancelled
+                self._settle(running, running.call.failed(batch.broken or stopping()))
             await self._close(batch)
 
     async def _close(self, batch: Batch) -> None:
@@ -265,6 +265,9 @@ class Batches:
             self._take_over(batch, results)
             if is_done or self._is_stuck(batch, group):
                 break
+            if all(running.is_claimed for running in group) and len(todo) == len(group):
+                todo.clear()  # no thread came in time
+                break
             await self._commit(batch, release=False)
         rest.extendleft(reversed(todo))
 
@@ -366,6 +369,8 @@ def merged(done: Sequence[Done]) -> list[Write]:
     writes = [write for _, prepared, _ in done if prepared is not None for write in prepared.writes]
     if len(writes) < 2:
         return writes
+    if writes[-1].data is None and writes[0].before == NO_VERSION:
+        return []  # it was made and deleted again: there is nothing to delete
     names = dict.fromkeys(name for write in writes for name in write.fields)
     return [writes[-1]._replace(before=writes[0].before, fields=tuple(names))]
 

@@ -401,7 +401,14 @@ class EventRequest:
         return tuple(item for item in self.context.response_headers() if item[0] != b"cache-control")
 
     def failed(self, exc: BaseException) -> Answer:
-        """Return the answer of an exception, in the form that the client can read."""
+        """Return the answer of an exception, in the form that the client can read; this does not fail itself."""
+        self.background = None  # of a response that is not sent
+        try:
+            return self._failure(exc)
+        except Exception as unreadable:  # its text or a header of its own cannot be encoded, or not even be had
+            return self._failure(RuntimeError(f"{type(exc).__name__}, told by {type(unreadable).__name__}"))
+
+    def _failure(self, exc: BaseException) -> Answer:
         if isinstance(exc, AuthenticationError) and self.engine.settings.login_url is not None and self.is_datastar:
             body = frames.redirect(self._login_from_page())
             return Answer(self.digest, 200, (*frames.SSE_HEADERS, *self._session_headers()), body)

@@ -286,6 +286,7 @@ class _Segments:
         try:
             if self._async_generator is not None:
                 return await anext(self._async_generator)
+            self._context.run(current_turn.set, current_turn.get())
             value, self.is_done = await self._in_thread(self._next)
             return value
         except StopAsyncIteration:

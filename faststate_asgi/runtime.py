@@ -140,10 +140,9 @@ class Runtime:
         except BaseException:
             self._forget(running)
             raise
+        self._deadlines.add(running, call.spec.options.timeout_s)
         if is_free:
             mailboxes.leave(key)  # to whoever serves the line
-        else:
-            self._deadlines.add(running, call.spec.options.timeout_s)
         return running.waiters[0]
 
     def _first(self, call: Call) -> Running | None:
@@ -281,15 +280,17 @@ class Runtime:
     def _hop(self, call: Call, turn: Turn, now: ImmediateStore) -> Awaitable[Answer]:
         """Run a ``def`` handler in a worker thread."""
         running = self._begun(call)
-        running.begin()
         self._deadlines.add(running, call.spec.options.timeout_s)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
+
+        def work() -> Any:
+            return running.context.run(worked, call, turn) if running.begin() else None
 
         def done(outcome: Any, error: BaseException | None) -> None:
             if running.claim() and running.settle is not None:
                 running.settle(outcome if error is None else error)
 
-        self._workers.submit(lambda: running.context.run(worked, call, turn), done)
+        self._workers.submit(work, done)
         return running.waiters[0]
 
     def _settle_now(self, running: Running, turn: Turn, now: ImmediateStore, outcome: Any) -> None:
@@ -312,7 +313,10 @@ class Runtime:
         call = running.call
         if not running.has_begun:
             if running.begin() and running.claim():
-                self._settle(running, call.failed(busy()))
+                if running.settle is not None:
+                    running.settle(busy())
+                else:
+                    self._settle(running, call.failed(busy()))
             return
         if running.settle is not None:
             if running.claim():
@@ -322,7 +326,7 @@ class Runtime:
         else:
             return  # its thread is watched by the one who serves its line
         # The turn passes on; what the handler still does is ignored.
-        if running.task is not None and call.spec.kind is Kind.ASYNC:
+        if running.task is not None:
             running.task.cancel()
 
     # -- alone: several keys, or a commit that is not only ours ------------------------------------------------------

@@ -66,11 +66,13 @@ class Workers:
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run ``work`` in a thread; the future is of the running loop, and may be cancelled or forgotten.
 
+        Work whose future is done before a thread comes does not begin.
+
         Raises:
             RuntimeError: the pool is closed.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(work, partial(_settle, future))
+        self.submit(lambda: None if future.done() else work(), partial(_settle, future))
         return future
 
     def _look(self) -> None:

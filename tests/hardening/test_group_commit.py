@@ -5,14 +5,26 @@ What would be lost without it: a hot key could be stalled by one slow event, or 
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
-from faststate_asgi import FastStateMiddleware, ReactiveState, StateConfig, StateRegistry, StateScope, event
+from faststate_asgi import (
+    FastStateMiddleware,
+    ReactiveState,
+    StateConfig,
+    StateRegistry,
+    StateScope,
+    Writable,
+    event,
+    runtime,
+)
 from faststate_asgi.errors import LeaseLostError
 from faststate_asgi.stores.base import Lease, Write
 from faststate_asgi.testing import FastStateClient
@@ -20,6 +32,18 @@ from tests.hardening.wrapping import SECRET
 
 pytestmark = pytest.mark.anyio
 TIMES = 40
+
+
+async def _slowly(*_: Any) -> bool:
+    """Let everybody pass, later."""
+    await asyncio.sleep(0.5)
+    return True
+
+
+class Late(ReactiveState):
+    """Takes long to be had."""
+
+    total: int = 0
 
 
 class Shelf(ReactiveState):
@@ -41,6 +65,11 @@ class Shelf(ReactiveState):
         """Do not wait."""
         self.total += 1
         self.names.append(name)
+
+    @event(inline=True)
+    def clear(self) -> None:
+        """Delete it."""
+        self.delete()
 
     @event
     def add_thread(self, name: str = "") -> None:
@@ -81,6 +110,87 @@ class Shelf(ReactiveState):
         self.total += 1
 
 
+class Aside(ReactiveState):
+    """Another key."""
+
+    total: int = 0
+
+    @event(timeout=0.2)
+    def add_thread(self) -> None:
+        """Run in a thread."""
+        ran.append("add_thread")
+        self.total += 1
+
+    @event(timeout=0.2)
+    async def add_both(self, shelf: Writable[Shelf], shown: Late) -> None:
+        """Run with another state's turn, once a third one is there."""
+        ran.append("add_both")
+
+    @event(timeout=0.2)
+    def add_both_thread(self, shelf: Writable[Shelf], shown: Late) -> None:
+        """Do the same in a thread."""
+        ran.append("add_both_thread")
+
+    @event(timeout=0.2, inline=True)
+    def add_both_inline(self, shelf: Writable[Shelf], shown: Late) -> None:
+        """Do the same on the loop."""
+        ran.append("add_both_inline")
+
+    @event(inline=True)
+    def answer_and_mail(self) -> Response:
+        """Change something, and do more after the answer."""
+        self.total += 1
+        return Response("done", background=BackgroundTask(lambda: ran.append("mail")))
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Odd(ReactiveState):
+    """Fails in ways that cannot be told."""
+
+    total: int = 0
+
+    @event(inline=True)
+    def fail_inline(self, how: str) -> None:
+        """Fail at once."""
+        raise untold(how)
+
+    @event
+    async def fail_async(self, how: str) -> None:
+        """Fail later."""
+        await asyncio.sleep(0)
+        raise untold(how)
+
+    @event
+    def fail_thread(self, how: str) -> None:
+        """Fail in a thread."""
+        raise untold(how)
+
+    @event
+    def fail_stream(self, how: str) -> Iterator[None]:
+        """Fail after a step."""
+        yield
+        raise untold(how)
+
+    @event(inline=True)
+    def add(self) -> None:
+        """Count."""
+        self.total += 1
+
+
+def untold(how: str) -> Exception:
+    """Return an exception that no answer can show as it is."""
+    if how == "text":
+        return Mute()
+    return HTTPException(409, "no", headers={"X-Why": "\u2713"})
+
+
+ran: list[str] = []
 released = threading.Event()
 ADDERS = ("add_async", "add_inline", "add_thread")
 
@@ -88,6 +198,7 @@ ADDERS = ("add_async", "add_inline", "add_thread")
 @pytest.fixture(autouse=True)
 def _released() -> Any:
     released.clear()
+    ran.clear()
     yield
     released.set()
 
@@ -104,6 +215,9 @@ async def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def opened(store: str, *, is_eager: bool = True) -> AsyncIterator[FastStateMiddleware]:
     registry = StateRegistry()
     registry.register(Shelf, StateConfig(scope=StateScope.GLOBAL))
+    registry.register(Aside, StateConfig(scope=StateScope.GLOBAL))
+    registry.register(Odd, StateConfig(scope=StateScope.GLOBAL))
+    registry.register(Late, StateConfig(scope=StateScope.GLOBAL, authorize=_slowly))
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         """Answer no request."""
@@ -202,3 +316,117 @@ async def test_if_the_commit_fails_all_of_the_batch_have_failed(
             assert {(answer.error or {}).get("status") for answer in answers} == {409}
         assert (await app.faststate.get(Shelf)).total == 0
         assert set(await call_all(app, ["add_inline"])) == {200}
+
+
+def status(answer: Any) -> int:
+    """Return the status of an answer, also of one that a page gets as a signal."""
+    return int((answer.error or {}).get("status", answer.status))
+
+
+async def lined_up(app: FastStateMiddleware, client: FastStateClient, *events: str) -> list[asyncio.Future[Any]]:
+    """Let events wait for one turn, in this order, and let it go."""
+    calls: list[asyncio.Future[Any]] = []
+    mailboxes, is_held, may_go = app.faststate.runtime.turns.mailboxes, asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with app.faststate.transaction(Shelf):
+            is_held.set()
+            await may_go.wait()
+
+    holding = asyncio.ensure_future(hold())
+    async with asyncio.timeout(15):
+        await is_held.wait()
+        for name in events:
+            calls.append(asyncio.ensure_future(client.call(f"Shelf/{name}")))
+            while mailboxes.waiting < len(calls):
+                await asyncio.sleep(0.005)
+        may_go.set()
+        await holding
+    return calls
+
+
+@pytest.mark.parametrize("names", ["add clear", "add clear add", "clear add clear"])
+async def test_a_state_may_be_made_and_deleted_by_events_that_share_a_commit(
+    shelf: FastStateMiddleware, names: str
+) -> None:
+    events = names.replace("add", "add_inline").split()
+    async with FastStateClient(shelf) as client:
+        for _ in range(2):  # nothing is stored at first, something later
+            answers = await asyncio.gather(*await lined_up(shelf, client, *events))
+            assert {status(answer) for answer in answers} <= {200, 204}
+            assert (await shelf.faststate.get(Shelf)).total == names.endswith("add")
+            async with shelf.faststate.transaction(Shelf) as state:
+                state.total = 0
+                state.names = ["stored"]
+
+
+async def test_what_runs_while_the_commit_before_it_fails_is_answered_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'shelf.db'}") as app, FastStateClient(app) as client:
+        store = app.faststate.backends.stores["database"]
+
+        async def lost(lease: Lease, writes: Sequence[Write], **options: Any) -> None:
+            raise LeaseLostError("too late")
+
+        calls = await lined_up(app, client, "add_inline", "wait")
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "commit", lost)
+            assert status(await calls[0]) == 409
+        assert not calls[1].done()
+        released.set()
+        assert status(await calls[1]) == 409
+        assert (await app.faststate.get(Shelf)).total == 0
+
+
+@pytest.mark.parametrize("store", ["memory, at once", "memory", "sqlite"])
+async def test_an_event_for_which_no_thread_is_free_in_time_is_refused_and_never_runs(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "WORKER_THREADS", 1)
+    url = f"sqlite+aiosqlite:///{tmp_path / 'shelf.db'}" if store == "sqlite" else "memory:"
+    async with opened(url, is_eager=store == "memory, at once") as app, FastStateClient(app) as client:
+        async with asyncio.timeout(15):
+            assert status(await client.call("Shelf/stick")) == 504
+            assert status(await client.call("Aside/add_thread")) == 503
+            async with app.faststate.transaction(Aside) as aside:  # the turn is free
+                assert aside.total == 0
+            assert ran == []
+            released.set()
+            assert status(await client.call("Aside/add_thread")) == 200
+        assert ran == ["add_thread"]
+
+
+@pytest.mark.parametrize("event", ["add_both", "add_both_thread", "add_both_inline"])
+async def test_an_event_whose_time_is_over_before_its_handler_began_never_runs(event: str) -> None:
+    async with opened("memory:") as app, FastStateClient(app) as client:
+        assert status(await client.call(f"Aside/{event}")) == 504
+        await asyncio.sleep(0.6)
+        assert ran == []
+
+
+async def test_what_a_response_does_afterwards_is_left_out_if_the_commit_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'shelf.db'}") as app, FastStateClient(app) as client:
+        store = app.faststate.backends.stores["database"]
+
+        async def lost(lease: Lease, writes: Sequence[Write], **options: Any) -> None:
+            raise LeaseLostError("too late")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "commit", lost)
+            assert status(await client.call("Aside/answer_and_mail")) == 409
+        assert ran == []
+        assert status(await client.call("Aside/answer_and_mail")) == 200
+        assert ran == ["mail"]
+
+
+@pytest.mark.parametrize("how", ["text", "header"])
+@pytest.mark.parametrize("kind", ["inline", "async", "thread", "stream"])
+async def test_an_exception_that_cannot_be_shown_is_answered_and_holds_up_nobody(
+    shelf: FastStateMiddleware, kind: str, how: str
+) -> None:
+    async with FastStateClient(shelf) as client, asyncio.timeout(5):
+        assert status(await client.call(f"Odd/fail_{kind}", how=how)) == 500
+        assert status(await client.call("Odd/add")) == 200

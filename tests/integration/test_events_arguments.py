@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -173,6 +173,19 @@ class Taker(ReactiveState):
         async with context.transaction(Taker) as same:
             same.count += 1
         self.count += 1
+
+    @event(timeout=2)
+    def nest_in_steps(self, context: RequestContext) -> Iterator[None]:
+        for _ in range(2):
+            try:
+                with context.engine.sync.transaction(Other, session_id=context.session_id):
+                    pass
+            except NestedTurnError as exc:
+                GOT.setdefault("errors", []).append(str(exc))
+            with context.engine.sync.transaction(Taker, session_id=context.session_id) as same:
+                same.count += 1
+            self.count += 1
+            yield
 
     @event
     def where(self) -> None:
@@ -447,6 +460,8 @@ async def test_a_turn_inside_a_turn_is_refused_with_the_way_out(app: Any) -> Non
             await client.call("Taker/nest")
         assert "Writable[Other]" in GOT["error"]
         assert (await client.call("Taker/nest_own")).signals == {"count": 2}
+        assert (await client.call("Taker/nest_in_steps")).signals == {"count": 6}
+        assert ["Writable[Other]" in error for error in GOT["errors"]] == [True, True]
 
 
 async def test_plain_methods_run_in_a_thread_and_inline_ones_do_not(app: Any) -> None:

@@ -98,6 +98,18 @@ async def test_a_future_that_was_cancelled_harms_nobody(workers: Workers) -> Non
     assert await workers.run(lambda: "next") == "next"
 
 
+async def test_work_that_nobody_waits_for_any_more_does_not_begin(workers: Workers) -> None:
+    may_end, began = threading.Event(), list[int]()
+    stuck = [workers.run(lambda: may_end.wait(20)) for _ in range(LIMIT)]
+    forgotten = workers.run(lambda: began.append(1))
+    await asyncio.sleep(0.05)  # all threads are awake and stuck by now
+    forgotten.cancel()
+    may_end.set()
+    await asyncio.gather(*stuck)
+    await workers.run(lambda: began.append(2))
+    assert began == [2]
+
+
 async def test_a_closed_pool_refuses_and_its_idle_threads_end(workers: Workers) -> None:
     await workers.run(lambda: None)
     alive = threads()
