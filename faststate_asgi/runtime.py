@@ -456,10 +456,21 @@ class Runtime:
                     await check(entry)
             yield [entry.state for entry in entries]
             prepared = turn.prepare()
-            await self._shielded(turn, turn.commit(prepared))
+        except BaseException:
+            await self._shielded(turn, turn.release())
+            raise
+        else:
+            await self._shielded(turn, self._ended(turn, prepared))
         finally:
             current_turn.reset(token)
-            await self._shielded(turn, turn.release())
+
+    @staticmethod
+    async def _ended(turn: Turn, prepared: Prepared) -> None:
+        """Commit and give the turn back, one after the other also for a caller who is cancelled meanwhile."""
+        try:
+            await turn.commit(prepared)
+        finally:
+            await turn.release()
 
     async def _shielded(self, turn: Turn, coroutine: Coroutine[Any, Any, None]) -> None:
         """Finish a coroutine even if the caller is cancelled meanwhile."""

@@ -430,3 +430,31 @@ async def test_an_exception_that_cannot_be_shown_is_answered_and_holds_up_nobody
     async with FastStateClient(shelf) as client, asyncio.timeout(5):
         assert status(await client.call(f"Odd/fail_{kind}", how=how)) == 500
         assert status(await client.call("Odd/add")) == 200
+
+
+async def test_a_transaction_whose_caller_is_cancelled_while_it_commits_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'shelf.db'}") as app:
+        store, begun, may_go = app.faststate.backends.stores["database"], asyncio.Event(), asyncio.Event()
+        commit = store.commit
+
+        async def slow(lease: Lease, writes: Sequence[Write], **options: Any) -> None:
+            begun.set()
+            await may_go.wait()
+            await commit(lease, writes, **options)
+
+        async def change() -> None:
+            async with app.faststate.transaction(Shelf) as state:
+                state.total = 7
+
+        monkeypatch.setattr(store, "commit", slow)
+        changing = asyncio.ensure_future(change())
+        async with asyncio.timeout(15):
+            await begun.wait()
+            changing.cancel()
+            await asyncio.wait([changing])
+            await asyncio.sleep(0.05)  # time enough to do something rash
+            may_go.set()
+            async with app.faststate.transaction(Shelf) as state:  # begins when that one is over
+                assert state.total == 7
