@@ -79,7 +79,6 @@ class EventRequest:
         "path_params",
         "plan",
         "raw",
-        "receive",
         "scope",
         "spec",
         "typed",

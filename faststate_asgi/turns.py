@@ -140,14 +140,6 @@ class Mailboxes:
                 taken.append(call)
         return taken
 
-    def put_back(self, key: StateKey, calls: Sequence[Waits]) -> None:
-        """Put calls that did not begin back at the head of the line."""
-        if calls:
-            waiting = self._boxes[key]
-            if waiting is None:
-                waiting = self._boxes[key] = Line()
-            waiting.extendleft(reversed(calls))
-
     async def enter(self, key: StateKey, wait_s: float) -> None:
         """Wait for the key's turn, first come first served.
 
