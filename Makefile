@@ -62,7 +62,7 @@ test: $(DEV_STAMP) $(DATASTAR) services
 	@$(BIN)/python -m pytest -m "not full" $(PYTEST_ARGS)
 
 test-full: $(DEV_STAMP) $(DATASTAR) services
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -p tests.tools.full_report $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check .
