@@ -72,13 +72,14 @@ class StreamOpening:
         scope: of the request.
     """
 
-    __slots__ = ("_labels", "_last_event_id", "_query", "_tag", "context", "engine")
+    __slots__ = ("_is_shared", "_labels", "_last_event_id", "_query", "_tag", "context", "engine")
 
     def __init__(self, engine: FastState, context: RequestContext, scope: Any) -> None:
         self.engine, self.context = engine, context
         self._query: bytes = scope.get("query_string", b"")
         self._last_event_id = context.header(b"last-event-id")
         self._tag = stream_tag(context.header(TAB_HEADER))
+        self._is_shared = scope.get("http_version", "") not in ("1.0", "1.1")  # then other responses use the connection
         self._labels = ""
 
     async def wanted(self) -> list[tuple[StatePlan, StateKey]]:
@@ -168,6 +169,8 @@ class StreamOpening:
         opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
         body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
         self._set_times(stream)
+        if not self._is_shared:
+            stream.bound_connection(self.engine.settings.write_deadline)
         async with asyncio.timeout(self.engine.settings.write_deadline):
             await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
             await stream.send({"type": "http.response.body", "body": body, "more_body": True})
