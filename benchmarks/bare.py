@@ -4,7 +4,6 @@
 POST writes one frame to every stream, with a turn for the loop every 50.
 """
 
-import argparse
 import asyncio
 import time
 from typing import cast
@@ -12,7 +11,7 @@ from typing import cast
 import uvloop
 
 from benchmarks.floor import EVENT_BODY, PADDING, SENDS_PER_LOOP_TURN, STREAM_FRAME
-from benchmarks.servers import be_server
+from benchmarks.servers import be_server, parse_server_arguments
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
@@ -70,10 +69,6 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("app", nargs="?")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--core", type=int, required=True)
-    arguments = parser.parse_args()
+    arguments = parse_server_arguments()
     be_server(arguments.core)
     uvloop.run(serve(arguments.port))

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from benchmarks import report
+from benchmarks import plot, report
 
 Work = Callable[[int], Awaitable[None]]
 
@@ -67,9 +67,25 @@ def pin() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def tell(question: str, figures: Sequence[dict[str, object]], environment: Mapping[str, object], *, file: bool) -> None:
-    """Print the figures as a table and write them."""
+def figures(kind: str, measured: Mapping[str, float], unit: str = "us") -> list[dict[str, object]]:
+    """Return the rows of one kind, each with its ratio to the floor, which is the first."""
+    floor = next(iter(measured.values()))
+    return [
+        {"kind": kind, "variant": name, f"cpu_{unit}": cost, "of_the_floor": round(floor / cost, 3)}
+        for name, cost in measured.items()
+    ]
+
+
+def tell(
+    question: str, title: str, figures: Sequence[dict[str, object]], environment: Mapping[str, object], *, file: bool
+) -> None:
+    """Print the figures as a table and write them with a plot; a row is a kind, a variant, its cost and a ratio."""
     print(report.table(list(figures[0]), [list(one.values()) for one in figures]))
     if file:
-        path = report.write_result(question, environment, {"variants": list(figures)})
-        print(f"written to {path.relative_to(report.ROOT)}")
+        rows = [plotted(*one.values()) for one in figures]
+        report.write_result(question, environment, {"variants": list(figures)}, plot.bars(title, rows))
+
+
+def plotted(kind: object, variant: object, cost: object, *_: object) -> tuple[str, float, str]:
+    """Return one row of the plot."""
+    return f"{variant} ({kind})", float(str(cost)), str(cost)

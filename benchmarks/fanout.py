@@ -1,6 +1,6 @@
 """What does it cost to tell N open streams of one global state about one change?
 
-`python -m benchmarks.fanout [--streams 500,1000,5000] [--seconds 1] [--rounds 6] [--quick] [--rivals]`
+`python -m benchmarks.fanout [--streams 500,1000,5000] [--seconds 1] [--rounds 6] [--quick]`
 """
 
 import argparse
@@ -47,7 +47,6 @@ class Variant:
     stream_path: str = "/"
     publish_path: str = "/publish"
     event_path: str = "/event"
-    is_rival: bool = False
     body: bytes = b"{}"
 
 
@@ -63,8 +62,8 @@ VARIANTS = (
     FLOOR,
     PACKAGE,
     Variant("ASGI, `send` stepped", "benchmarks.floor:fanout"),
-    Variant("sse-starlette", "benchmarks.rivals:sse_starlette_streams", is_rival=True),
-    Variant("Starlette + datastar_py", "benchmarks.rivals:starlette_streams", is_rival=True),
+    Variant("sse-starlette", "benchmarks.rivals:sse_starlette_streams"),
+    Variant("Starlette + datastar_py", "benchmarks.rivals:starlette_streams"),
 )
 
 
@@ -243,7 +242,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one variant in one round")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="500 and 1000 streams, four short rounds")
-    parser.add_argument("--rivals", action="store_true", help="other packages too")
     parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -260,11 +258,8 @@ def run(
     print(report.table(HEADINGS, [row(one) for one in figures]))
     print(f"cost per delivery, most streams over fewest: {growth(figures)}")
     if not arguments.no_file:
-        path = report.write_result(question, environment, {"variants": figures, "growth": growth(figures)})
-        plot.write(
-            path.with_suffix(".svg"), f"Deliveries/s to {numbers[-1]} open streams", plotted(figures, numbers[-1])
-        )
-        print(f"written to {path.relative_to(report.ROOT)}")
+        bars = plot.bars(f"Deliveries/s to {numbers[-1]} open streams", plotted(figures, numbers[-1]))
+        report.write_result(question, environment, {"variants": figures, "growth": growth(figures)}, bars)
 
 
 def plotted(figures: Sequence[dict[str, object]], number: int) -> list[tuple[str, float, str]]:
@@ -282,9 +277,7 @@ def plotted(figures: Sequence[dict[str, object]], number: int) -> list[tuple[str
 
 def main() -> None:
     """Run what the command line asks for."""
-    arguments = parse_arguments()
-    variants = [variant for variant in VARIANTS if arguments.rivals or not variant.is_rival]
-    run("fanout", variants, arguments, report.environment())
+    run("fanout", VARIANTS, parse_arguments(), report.environment())
 
 
 if __name__ == "__main__":

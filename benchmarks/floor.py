@@ -6,7 +6,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -23,7 +23,18 @@ STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"
 STREAM_FRAME = b'event: datastar-patch-signals\nid: 0123456789abcdef\ndata: signals {"text":"~%020d %s"}\n\n'
 PADDING = b"x" * 40
 
+COUNTING_ROW = 500
+
 streams: dict[int, "Send"] = {}
+
+
+def thousand_rows() -> list[dict[str, Any]]:
+    """Return the large part of a state: 1 000 rows, one of which counts."""
+    rows: list[dict[str, Any]] = [
+        {"id": number, "name": f"product {number}", "price": number / 4, "stock": 10} for number in range(1_000)
+    ]
+    rows[COUNTING_ROW]["count"] = 0
+    return rows
 
 
 async def events(scope: "Scope", receive: "Receive", send: "Send") -> None:

@@ -41,12 +41,13 @@ PLAIN_COOKIE = "faststate_session=" + "0123456789abcdef" * 5
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one variant's events go, and what each answer must contain to count."""
+    """Where one variant's events go, what each answer must contain to count, and who speaks with the server."""
 
     port: int
     path: str
     body: bytes = b'{"amount":1}'
     expect: bytes = b'"count":'
+    connection: "type[Connection] | None" = None
 
 
 @dataclass(slots=True)
@@ -107,6 +108,8 @@ def body_of(answer: bytes) -> bytes | None:
 class Connection(asyncio.Protocol):
     """One browser's connection: sends, waits for the answer, sends again; lives for one run."""
 
+    count = COUNT
+
     def __init__(self, load: "Load") -> None:
         """Belong to a load that says when to stop."""
         self.load = load
@@ -146,8 +149,13 @@ class Connection(asyncio.Protocol):
             self.buffer = answer
             return
         self.buffer = b""
+        is_right = answer.startswith(b"HTTP/1.1 200") and self.load.target.expect in answer
+        self.take(answer, body, is_right=is_right)
+
+    def take(self, answer: bytes, body: bytes, *, is_right: bool) -> None:
+        """Count a whole answer, and go on until the load is over."""
         self.last_body = body
-        self.load.take(time.perf_counter() - self.sent_at, answer)
+        self.load.take(time.perf_counter() - self.sent_at, answer, is_right=is_right)
         self.answered += 1
         if self.answered == 1:
             self.keep_first(answer, body)
@@ -186,9 +194,9 @@ class Load:
         keys = itertools.count(1)
         self.next_key: Callable[[], bytes] = lambda: b"%s-%010d" % (prefix, next(keys))
 
-    def take(self, latency_s: float, answer: bytes) -> None:
+    def take(self, latency_s: float, answer: bytes, *, is_right: bool) -> None:
         """Count one answer."""
-        if not answer.startswith(b"HTTP/1.1 200") or self.target.expect not in answer:
+        if not is_right:
             self.fail(answer)
         self.seen.all_answers += 1
         if self.is_timed:
@@ -236,9 +244,9 @@ class Load:
         """Open the connections and wait for the first answer on each."""
         self._expect(connections)
         loop = asyncio.get_running_loop()
+        make = self.target.connection or Connection
         opened = [
-            await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.target.port)
-            for _ in range(connections)
+            await loop.create_connection(lambda: make(self), "127.0.0.1", self.target.port) for _ in range(connections)
         ]
         await asyncio.wait_for(self.all_there.wait(), FIRST_ANSWERS_DEADLINE_S)
         return [connection for _, connection in opened]
@@ -255,15 +263,15 @@ class Load:
 
     def _note_counts(self, made: list[Connection]) -> None:
         """Keep how far the counter in the answers moved, so that a lost or doubled event shows."""
-        firsts = [count_in(connection.first_body) for connection in made]
-        lasts = [count_in(connection.last_body) for connection in made]
+        firsts = [count_in(connection.first_body, connection.count) for connection in made]
+        lasts = [count_in(connection.last_body, connection.count) for connection in made]
         self.seen.growths = [last - first for first, last in zip(firsts, lasts, strict=True)]
         self.seen.counts = (max(firsts), max(lasts))
 
 
-def count_in(body: bytes) -> int:
+def count_in(body: bytes, count: re.Pattern[bytes] = COUNT) -> int:
     """Return the counter that an answer shows, or 0 where it shows none."""
-    found = COUNT.search(body)
+    found = count.search(body)
     return int(found[1]) if found else 0
 
 

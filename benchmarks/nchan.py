@@ -4,7 +4,6 @@
 `libnginx-mod-nchan`. With `--port` and `--core` it is that server: one nginx process without a master.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.fanout import FLOOR, PACKAGE, Variant, parse_arguments, run
 from benchmarks.floor import PADDING
-from benchmarks.servers import be_server
+from benchmarks.servers import be_server, parse_server_arguments
 
 # The same length as what the others send; the mark counts it, and no time in it: the request's counts instead.
 MESSAGE = b'signals {"text":"~' + b"-" * 20 + b" " + PADDING + b'"}'
@@ -47,11 +46,7 @@ def serve(port: int, core: int) -> None:
 def main() -> None:
     """Be the server, or measure."""
     if "--port" in sys.argv:
-        parser = argparse.ArgumentParser(description=__doc__)
-        parser.add_argument("app")
-        parser.add_argument("--port", type=int, required=True)
-        parser.add_argument("--core", type=int, required=True)
-        arguments = parser.parse_args()
+        arguments = parse_server_arguments()
         serve(arguments.port, arguments.core)
     run("nchan", [FLOOR, PACKAGE, NCHAN], parse_arguments(), report.environment())
 

@@ -1,14 +1,11 @@
-"""What does a page cost into which one state of the session is injected and seeded, and what does an action cost?
+"""What does a page cost into which one state of the session is injected and seeded?
 
 `python -m benchmarks.pages [--quick]`, in this process: the page's own work, without what a server costs.
 """
 
-import json
-from collections.abc import Callable
 from typing import Any
 
 import uvloop
-from datastar_py.attributes import attribute_generator
 from fasthtml.common import FastHTML
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -23,7 +20,6 @@ from faststate_asgi import FastStateMiddleware, Live
 from faststate_asgi.integrations.starlette import inject
 
 PAGE = b"<!doctype html><title>page</title><div data-signals='{}'></div><p>1</p>"
-ACTION = "/faststate/events/SessionCounter/increment_inline"
 
 
 async def floor(scope: Any, receive: Any, send: Any) -> None:
@@ -67,14 +63,6 @@ PAGES: dict[str, Any] = {
     ),
     "FastHTML + its session": fasthtml_app(),
 }
-ACTIONS: dict[str, Callable[[], object]] = {
-    "floor: json.dumps and +": lambda: "@post('" + ACTION + "', {payload: " + json.dumps({"amount": 2}) + "})",
-    "faststate: Counter.increment(2)": lambda: str(apps.SessionCounter.increment_inline(2)),
-    "datastar_py attribute": lambda: str(
-        attribute_generator.on("click", "@post('" + ACTION + "', {payload: " + json.dumps({"amount": 2}) + "})")
-    ),
-    "FastHTML: hx_post, hx_vals": lambda: {"hx_post": ACTION, "hx_vals": json.dumps({"amount": 2})},
-}
 
 
 async def page_works() -> dict[str, costs.Work]:
@@ -92,25 +80,15 @@ async def page_works() -> dict[str, costs.Work]:
     return {name: work(app) for name, app in PAGES.items()}
 
 
-def figures(kind: str, measured: dict[str, float]) -> list[dict[str, object]]:
-    """Return the rows of one table, each with its ratio to the floor, which is the first."""
-    floor_us = next(iter(measured.values()))
-    return [
-        {"kind": kind, "variant": name, "cpu_us": cost, "of_the_floor": round(floor_us / cost, 3)}
-        for name, cost in measured.items()
-    ]
-
-
 async def main() -> None:
-    """Measure pages, then actions."""
+    """Run what the command line asks for."""
     arguments, before = costs.parse_arguments(__doc__), report.environment()
     costs.pin()
     async with apps.app.faststate as engine:
         engine.settle_memory()
-        rows = figures("page", await costs.measure(await page_works(), 160, is_quick=arguments.quick))
-        actions = {name: costs.repeated(call) for name, call in ACTIONS.items()}
-        rows += figures("action", await costs.measure(actions, 1000, is_quick=arguments.quick))
-    costs.tell("pages", rows, before, file=not arguments.no_file)
+        measured = await costs.measure(await page_works(), 160, is_quick=arguments.quick)
+    rows = costs.figures("page", measured)
+    costs.tell("pages", "Processor us for a page", rows, before, file=not arguments.no_file)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
-WIDTH, ROW, LABEL, VALUE = 800, 26, 210, 140
+WIDTH, ROW, LABEL, VALUE = 800, 26, 270, 140
 OWN, OTHER, FLOOR = "#2563eb", "#94a3b8", "#cbd5e1"
 
 
@@ -33,10 +32,3 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], own: str | tuple[st
             f'<text x="{LABEL + length + 6:.1f}" y="{top + 14}">{escape(text)}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def write(
-    path: Path, title: str, rows: Sequence[tuple[str, float, str]], own: str | tuple[str, ...] = "faststate"
-) -> None:
-    """Write the SVG beside the figures that it shows."""
-    path.write_text(bars(title, rows, own), encoding="utf-8")

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+# Elsewhere for runs whose figures are not to be kept, such as those of the tests.
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = (
     "faststate-asgi",
     "uvicorn",
@@ -98,12 +99,24 @@ def _table_line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(padded) + " |"
 
 
-def write_result(question: str, environment: Mapping[str, object], figures: Mapping[str, object]) -> Path:
-    """Write results/<question>-<date>.json (a later run of the same day replaces it) and return its path."""
+def write_result(
+    question: str, environment: Mapping[str, object], figures: Mapping[str, object], plot: str | None = None
+) -> Path:
+    """Write results/<question>-<date>.json (a later run of the same day replaces it) and return its path.
+
+    Args:
+        question: what the file is called.
+        environment: where the figures come from.
+        figures: what was measured.
+        plot: an SVG that is written beside it.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{question}-{datetime.now(UTC).date().isoformat()}.json"
     content = {"question": question, "environment": dict(environment), **figures}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        path.with_suffix(".svg").write_text(plot, encoding="utf-8")
+    print(f"written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     return path
 
 

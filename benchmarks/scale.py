@@ -1,19 +1,25 @@
 """Does an event cost more when there is more that it does not touch?
 
 `python -m benchmarks.scale [--quick]`, in this process: 10 to 1 000 registered classes, 10 to 100 000 stored keys, 10 to
-5 000 open streams of another state. The first row of each kind is its floor.
+5 000 open streams of another state. The others get a route for each class, and the measured one stands in the middle.
 """
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import uvloop
+from fasthtml.common import FastHTML
+from starlette.applications import Starlette
+from starlette.routing import Route
 
-from benchmarks import apps, costs, report
-from benchmarks.inprocess import BROWSER, EVENTS, Audience, event_operation, scope_of
+from benchmarks import apps, costs, floor, report, rivals
+from benchmarks.inprocess import BROWSER, EVENTS, Audience, event_operation, exchange, in_batches, scope_of
+from benchmarks.load import PLAIN_COOKIE
 from faststate_asgi import FastStateMiddleware, ReactiveState, StateConfig, StateRegistry, StateScope, event
 
-SIZES = {"registered classes": (10, 100, 1_000), "stored keys": (10, 1_000, 100_000), "other streams": (10, 500, 5_000)}
+CLASSES = "registered classes"
+SIZES = {CLASSES: (10, 100, 1_000), "stored keys": (10, 1_000, 100_000), "other streams": (10, 500, 5_000)}
 
 
 class Item(ReactiveState):
@@ -70,18 +76,59 @@ async def open_streams(app: FastStateMiddleware, number: int) -> None:
 kept: list["asyncio.Future[None]"] = []
 
 
+def starlette_app(classes: int) -> Any:
+    """Return Starlette with a route for each class."""
+    routes = [Route(f"/other{number}/increment", rivals.increment, methods=["POST"]) for number in range(classes - 1)]
+    routes.insert(classes // 2, Route("/increment", rivals.increment, methods=["POST"]))
+    return Starlette(routes=routes)
+
+
+def fasthtml_app(classes: int) -> Any:
+    """Return FastHTML with a route for each class."""
+    app = FastHTML(secret_key=apps.SECRET_KEY)
+    names = [f"other{number}/increment" for number in range(classes - 1)]
+    names.insert(classes // 2, "increment")
+    for name in names:
+        app.route(f"/{name}", methods=["POST"], name=name)(rivals.increment_in_fasthtml)
+    return app
+
+
+def plain_operation(app: Any) -> costs.Work:
+    """Return what posts the same to an app without sessions."""
+    headers = [*BROWSER, (b"cookie", PLAIN_COOKIE.encode())]
+
+    async def one(_: int) -> None:
+        answer = await exchange("POST", "/increment", headers, b'{"amount":1}', app)
+        assert b'"count":' in answer.sent, answer.sent
+
+    return lambda number: in_batches(number, one)
+
+
 async def works(kind: str, stack: AsyncExitStack) -> dict[str, costs.Work]:
-    """Return the same event in an app of each size."""
-    made = {}
+    """Return the floor and the same event in an app of each size."""
+    made = {"floor": plain_operation(floor.events)}
     for size in SIZES[kind]:
-        app = fresh_app(size if kind == "registered classes" else 3)
+        app = fresh_app(size if kind == CLASSES else 3)
         await stack.enter_async_context(app.faststate)
         if kind == "stored keys":
             await store(app, size)
         elif kind == "other streams":
             await open_streams(app, size)
-        made[f"{size:,}".replace(",", " ")] = await event_operation(f"{EVENTS}/SessionCounter/increment_inline", app)
+        made[f"faststate, {size}"] = await event_operation(f"{EVENTS}/SessionCounter/increment_inline", app)
+    if kind == CLASSES:
+        made |= {f"Starlette, {size}": plain_operation(starlette_app(size)) for size in SIZES[kind]}
+        made |= {f"FastHTML, {size}": plain_operation(fasthtml_app(size)) for size in SIZES[kind]}
     return made
+
+
+def with_growth(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Add the ratio of each cost to that of the smallest size."""
+    smallest: dict[str, float] = {}
+    for one in rows:
+        cost = float(str(one["cpu_us"]))
+        first = smallest.setdefault(str(one["variant"]).partition(",")[0], cost)
+        one["of_the_smallest"] = round(cost / first, 3)
+    return rows
 
 
 async def main() -> None:
@@ -92,17 +139,12 @@ async def main() -> None:
     for kind in SIZES:
         async with AsyncExitStack() as stack:
             made = await works(kind, stack)
-            measured = await costs.measure(made, 160, is_quick=arguments.quick)
-            first = next(iter(measured.values()))
-            rows += [
-                {"kind": kind, "size": size, "cpu_us": cost, "of_the_smallest": round(cost / first, 3)}
-                for size, cost in measured.items()
-            ]
+            rows += with_growth(costs.figures(kind, await costs.measure(made, 160, is_quick=arguments.quick)))
             for stream in kept:
                 stream.cancel()
             await asyncio.gather(*kept, return_exceptions=True)
             kept.clear()
-    costs.tell("scale", rows, before, file=not arguments.no_file)
+    costs.tell("scale", "Processor us for an event", rows, before, file=not arguments.no_file)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
@@ -70,19 +71,20 @@ def be_server(core: int) -> None:
 
 
 @contextmanager
-def serving(app: str, core: int) -> Iterator[Server]:
+def serving(app: str, core: int, python: str = sys.executable) -> Iterator[Server]:
     """Serve an app for the length of the block, pinned to one core.
 
     Args:
         app: the import string of an ASGI app, or the name of a module that is a server itself.
         core: where it runs.
+        python: the interpreter, of another environment for an app that has its own.
 
     Raises:
         RuntimeError: the server did not come up; its own message is on standard error.
     """
     port = free_port()
     module = "benchmarks.servers" if ":" in app else app
-    command = [sys.executable, "-m", module, app, "--port", str(port), "--core", str(core)]
+    command = [python, "-m", module, app, "--port", str(port), "--core", str(core)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         _wait_until_listening(app, port, process)
@@ -113,18 +115,22 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def main() -> None:
-    """Serve one app until the process is ended: uvloop, httptools, one worker, no access log."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def parse_server_arguments() -> argparse.Namespace:
+    """Read what `serving` puts on the command line of a server."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("app")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--core", type=int, required=True)
-    arguments = parser.parse_args()
-    be_server(arguments.core)
+    return parser.parse_args()
+
+
+def serve(app: Any, port: int, core: int) -> None:
+    """Serve one app until the process is ended: uvloop, httptools, one worker, no access log."""
+    be_server(core)
     uvicorn.run(
-        arguments.app,
+        app,
         host="127.0.0.1",
-        port=arguments.port,
+        port=port,
         loop="uvloop",
         http="httptools",
         workers=1,
@@ -137,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asked = parse_server_arguments()
+    serve(asked.app, asked.port, asked.core)

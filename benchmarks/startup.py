@@ -48,12 +48,7 @@ def measured(kind: str, takes: dict[str, Callable[[], float]], rounds: int) -> l
     for _ in range(rounds):
         for name, take in takes.items():
             seen[name].append(take())
-    medians = {name: statistics.median(values) for name, values in seen.items()}
-    first = next(iter(medians.values()))
-    return [
-        {"kind": kind, "variant": name, "cpu_ms": round(value), "of_the_floor": round(first / value, 3)}
-        for name, value in medians.items()
-    ]
+    return costs.figures(kind, {name: round(statistics.median(values)) for name, values in seen.items()}, "ms")
 
 
 def main() -> None:
@@ -62,7 +57,7 @@ def main() -> None:
     rounds, core = (3 if arguments.quick else 9), take_load_core()
     rows = measured("import", {name: partial(import_ms, code) for name, code in IMPORTS.items()}, rounds)
     rows += measured("ready", {name: partial(ready_ms, app, core) for name, app in SERVERS.items()}, rounds)
-    costs.tell("startup", rows, before, file=not arguments.no_file)
+    costs.tell("startup", "Processor ms", rows, before, file=not arguments.no_file)
 
 
 if __name__ == "__main__":

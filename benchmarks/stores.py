@@ -3,7 +3,6 @@
 `python -m benchmarks.stores [--seconds 3] [--rounds 5] [--quick] [--only TEXT]`
 """
 
-import argparse
 import os
 import socket
 import statistics
@@ -15,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.events import EVENTS, PACKAGE, Variant, lost_events, measure_one, median_ratio
+from benchmarks import plot, report, rounds
+from benchmarks.events import EVENTS, FASTHTML, PACKAGE, STARLETTE
 from benchmarks.load import Measurement
+from benchmarks.rounds import FLOOR, Variant, lost_events, measure_one, median_ratio
 from benchmarks.servers import Server, free_port, serving, take_load_core
 from tests.services import Running, await_ready, http_answers, postgres_running, redis_running, spawn
 
@@ -28,7 +28,25 @@ LOADS = (
     ("hot key", f"{EVENTS}/GlobalCounter/increment_async", "global"),
     ("32 keys", f"{EVENTS}/SessionCounter/increment_async", "session"),
 )
-HEADINGS = ("variant", "events/s", "of memory", "of redis", "CPU us", "p50 us", "p99 us", "generator", "failed", "lost")
+# What has no store: the floor, and packages that keep a number in memory.
+PLAIN = {
+    "floor": FLOOR,
+    "Starlette + datastar_py": Variant("32 keys", STARLETTE, "/increment"),
+    "FastHTML + datastar_py": Variant("32 keys", FASTHTML, "/increment"),
+}
+HEADINGS = (
+    "variant",
+    "events/s",
+    "of the floor",
+    "of memory",
+    "of redis",
+    "CPU us",
+    "p50 us",
+    "p99 us",
+    "generator",
+    "failed",
+    "lost",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +59,7 @@ class Case:
     @property
     def name(self) -> str:
         """What the row is called."""
-        return f"{self.store}, {self.load.name}"
+        return self.store if self.store in PLAIN else f"{self.store}, {self.load.name}"
 
 
 def accepts(port: int) -> bool:
@@ -93,17 +111,18 @@ def serving_on(url: str, core: int) -> Iterator[Server]:
         os.environ.pop("FASTSTATE_STORE", None)
 
 
-def run_rounds(cases: Sequence[Case], rounds: int, seconds: float, connections: int) -> dict[str, list[Measurement]]:
-    """Measure every case once per round, each round beginning with another one."""
+def run_rounds(cases: Sequence[Case], number: int, seconds: float, connections: int) -> dict[str, list[Measurement]]:
+    """Measure every case in so many rounds, each round beginning with another one."""
     seen: dict[str, list[Measurement]] = {case.name: [] for case in cases}
     with ExitStack() as stack:
         core = take_load_core()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
-        urls = addresses(stack, list(dict.fromkeys(case.store for case in cases)), folder)
+        urls = addresses(stack, list(dict.fromkeys(case.store for case in cases if case.store not in PLAIN)), folder)
         servers = {store: stack.enter_context(serving_on(url, core)) for store, url in urls.items()}
-        for number in range(rounds):
-            turn = number % len(cases)
+        servers |= {name: stack.enter_context(serving(one.app, core)) for name, one in PLAIN.items()}
+        for begin in range(number):
+            turn = begin % len(cases)
             for case in [*cases[turn:], *cases[:turn]]:
                 seen[case.name].append(measure_one(case.load, servers[case.store], seconds, connections))
     return seen
@@ -115,13 +134,14 @@ def summary(case: Case, seen: Mapping[str, list[Measurement]]) -> dict[str, obje
     rates = [one.rate for one in own]
 
     def ratio_to(store: str) -> float | None:
-        others = seen.get(Case(store, case.load).name)
+        others = None if case.store in PLAIN and store != "floor" else seen.get(Case(store, case.load).name)
         return None if others is None else round(median_ratio(rates, [one.rate for one in others]), 3)
 
     lost = [lost_events(case.load, one) for one in own]
     return {
         "variant": case.name,
         "events_per_s": round(statistics.median(rates)),
+        "of_the_floor": ratio_to("floor"),
         "of_memory": ratio_to(MEMORY),
         "of_redis": ratio_to("redis"),
         "server_cpu_us": round(statistics.median(one.server_cpu_us for one in own), 1),
@@ -129,38 +149,23 @@ def summary(case: Case, seen: Mapping[str, list[Measurement]]) -> dict[str, obje
         "p99_us": round(statistics.median(one.latency_us(0.99) for one in own)),
         "generator_share": round(max(one.generator_share for one in own), 2),
         "failures": sum(one.failures for one in own),
-        "lost": sum(one or 0 for one in lost),
+        "lost": None if None in lost else sum(one or 0 for one in lost),
     }
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line; `--quick` is three rounds of one second."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one case in one round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--quick", action="store_true", help="three rounds of one second")
-    parser.add_argument("--only", default="", help="memory, and the stores with this text in their name")
-    parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.seconds, arguments.rounds = 1.0, 3
-    return arguments
 
 
 def main() -> None:
     """Run, print the table and write the file."""
-    arguments = parse_arguments()
-    before = report.environment()
+    arguments, before = rounds.parse_arguments(__doc__), report.environment()
     stores = [store for store in STORES if store == MEMORY or arguments.only in store]
-    cases = [Case(store, Variant(name, PACKAGE, path, counter)) for store in stores for name, path, counter in LOADS]
+    cases = [Case(name, load) for name, load in PLAIN.items()]
+    cases += [Case(store, Variant(name, PACKAGE, path, counter)) for store in stores for name, path, counter in LOADS]
     seen = run_rounds(cases, arguments.rounds, arguments.seconds, arguments.connections)
     figures = [summary(case, seen) for case in cases]
     print(report.table(HEADINGS, [["-" if value is None else value for value in one.values()] for one in figures]))
     if not arguments.no_file:
         content = {"connections": arguments.connections, "delay_ms": DELAY_MS, "variants": figures}
-        path = report.write_result("stores", before, content)
-        print(f"written to {path.relative_to(report.ROOT)}")
+        shown = [(str(one["variant"]), float(str(one["events_per_s"])), f"{one['events_per_s']}") for one in figures]
+        report.write_result("stores", before, content, plot.bars("Events/s, one server core", shown, own=STORES))
 
 
 if __name__ == "__main__":
