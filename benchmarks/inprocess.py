@@ -217,6 +217,8 @@ OPERATIONS: dict[str, tuple[Callable[[], Awaitable[Operation]], int]] = {
     "event, inline": (lambda: event_operation(f"{EVENTS}/SessionCounter/increment_inline"), 320),
     "event, thread": (lambda: event_operation(f"{EVENTS}/SessionCounter/increment_thread"), 320),
     "event, inline, one key": (lambda: event_operation(f"{EVENTS}/GlobalCounter/increment_inline"), 320),
+    "event beside 1 000 rows": (lambda: event_operation(f"{EVENTS}/Table/increment_inline"), 16),
+    "event inside 1 000 rows": (lambda: event_operation(f"{EVENTS}/Table/increment_row"), 16),
     "page": (page_operation, 320),
     "delivery": (broadcast_operation, 20 * STREAMS),
 }

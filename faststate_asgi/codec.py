@@ -10,20 +10,22 @@ excluded fields), loads with its validator, and knows which fields are plain sca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
 
 from .errors import InvalidStateError
-from .patches import Json, check_keys, check_plain, same, wire
+from .patches import Json, Text, check_keys, check_plain, same, same_text, wire, wire_text
 
 if TYPE_CHECKING:
     from .state import ReactiveState
 
 _PLAIN_SCHEMAS = frozenset({"int", "str", "bool", "float"})
+_DIFFERENT = frozenset({"serialization_exclude", "serialization_exclude_if", "computed_fields"})
 _PLAIN_TYPES = frozenset({int, str, bool, float, type(None)})
 
 
@@ -31,12 +33,20 @@ _PLAIN_TYPES = frozenset({int, str, bool, float, type(None)})
 class Change:
     """What one turn did to one state: names of changed fields and the new snapshot.
 
-    ``data`` is the stored JSON of the whole state, ``fields`` the changed fields in stored form (None until asked
-    for); ``names`` holds changed stored fields.
+    ``data`` is the stored JSON of the whole state, ``names`` are the changed stored fields. ``texts`` has the JSON in
+    wire form of those of them for which it is known already, ``olds`` what that was before. ``is_reloaded`` says that
+    the state is exactly what loading ``data`` gives, and that no handler has met it.
     """
 
     names: tuple[str, ...]
     data: bytes
+    texts: Mapping[str, bytes] = field(default_factory=dict)
+    olds: Mapping[str, bytes] = field(default_factory=dict)
+    is_reloaded: bool = False
+
+
+NOTHING_KNOWN = Change((), b"")
+"""Of a commit that is no change of single fields."""
 
 
 class Codec:
@@ -63,6 +73,13 @@ class Codec:
         self._complex = tuple(n for n in self.stored if n not in self.plain)
         self._is_mixed = bool(self.plain and self._complex)
         self._parts = (set(self._plain_in_order), set(self._complex))
+        self._is_split = bool(schemas) and not self.is_all_plain
+        self._beginnings = {n: to_json(n) + b":" for n in self._complex}
+        # Else code of the class meets the state that is made of changed values, and may keep a part of it.
+        self._is_seen_by_engine_only = not self.computed and not cls.__faststate_fragments__
+        self._sent_as_stored = frozenset(
+            n for n in self._complex if n in schemas and _is_sent_as_stored(schemas[n], core)
+        )
         self._dump = _storage_serializer(core).to_json
         self._new: Callable[[type[ReactiveState]], ReactiveState] = object.__new__
         self._validate = cls.__pydantic_validator__.validate_json
@@ -147,20 +164,103 @@ class Codec:
             _check_scalar(now.get(name), name, self.cls)
         if self.is_all_plain:
             return state, Change(tuple(changed), self.dump(state, extra)) if changed else None
-        if extra or not self._is_mixed:
-            data = self.dump(state, extra)
-            if data == before:
-                return state, None
-        else:
-            head, tail = self._dumped_in_parts(state)
-            data = head + tail
-            # The tail closes one object and opens none, so that it can only be all of the other fields: a change to a
-            # plain field beside a thousand rows costs one dump of them.
-            if before.endswith(tail):
-                return state, Change(tuple(changed), data) if changed else None
+        texts = None if extra or not self._is_split else self._texts(state, self._complex)
+        if texts is not None:
+            return self._changes_of_texts(state, texts, before, changed)
+        data = self.dump(state, extra)
+        if data == before:
+            return state, None
         state, data, deep = self._changed_in_place(state, data, before, extra)
         changed += deep
         return state, Change(tuple(changed), data) if changed else None
+
+    def _changes_of_texts(
+        self, state: ReactiveState, texts: dict[str, bytes], before: bytes, changed: list[str]
+    ) -> tuple[ReactiveState, Change | None]:
+        """Return what ``changes`` returns, from the JSON of each field that is not plain: each is dumped once."""
+        members = [self._beginnings[name] + text for name, text in texts.items()]
+        if self._is_mixed:
+            head, tail = self._part(state, self._parts[0])[:-1], b",".join([b"", *members]) + b"}"
+        else:
+            head, tail = b"{", b",".join(members) + b"}"
+        data = head + tail
+        # The tail closes one object and opens none, so that it can only be all of the other fields.
+        if before.endswith(tail) if self._is_mixed else before == data:
+            return state, Change(tuple(changed), data) if changed else None
+        olds = self._old_texts(before, texts)
+        deep = [name for name, old in olds.items() if not same_text(old, texts[name])]
+        if not deep:
+            return state, Change(tuple(changed), data) if changed else None
+        sent = {name: wire_text(texts[name]) for name in deep}
+        for name in [name for name, text in sent.items() if text is None]:
+            check_plain(self._parsed(texts[name]), f"{self.cls.__name__}.{name}")
+            check_keys(state.__dict__.get(name), f"{self.cls.__name__}.{name}")
+        checked = self.validated(data)
+        again = self.dump(checked)
+        if again != data:
+            sent = {name: wire_text(text) for name, text in (self._texts(checked, deep) or {}).items()}
+        objects = {n: wire_text(olds[n]) for n in deep if olds[n].startswith(b"{")}
+        names, is_reloaded = (*changed, *deep), again == data and self._is_seen_by_engine_only
+        return checked, Change(names, again, self._as_stored(sent), self._as_stored(objects), is_reloaded)
+
+    def _texts(self, state: ReactiveState, names: Iterable[str]) -> dict[str, bytes] | None:
+        """Return the stored JSON of some fields that are not plain; None if one of them has no value."""
+        texts: dict[str, bytes] = {}
+        for name in names:
+            part = self._part(state, {name})
+            if len(part) == 2:
+                return None
+            texts[name] = part[1 + len(self._beginnings[name]) : -1]
+        return texts
+
+    def _old_texts(self, before: bytes, new: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return what a snapshot holds of the fields that are not plain, at least of those that are not as in ``new``.
+
+        Where the fields lie as they are dumped, those that have not changed are found from both ends, and what is left
+        between them is the one that has; else everything is parsed.
+        """
+        names = list(new)
+        start, stop = self._start_of_others(before), len(before) - 1
+        if start is not None:
+            # A value that is followed by the next field's name, or by the end, can be no part of a longer one.
+            while len(names) > 1:
+                member = self._beginnings[names[0]] + new[names[0]]
+                if not before.startswith(member + b"," + self._beginnings[names[1]], start):
+                    break
+                start += len(member) + 1
+                del names[0]
+            while len(names) > 1:
+                member = b"," + self._beginnings[names[-1]] + new[names[-1]]
+                if not before.endswith(member, start, stop):
+                    break
+                stop -= len(member)
+                del names[-1]
+            if len(names) == 1 and before.startswith(self._beginnings[names[0]], start):
+                return {names[0]: before[start + len(self._beginnings[names[0]]) : stop]}
+        parsed = from_json(before)
+        return {name: to_json(parsed[name], inf_nan_mode="constants") if name in parsed else b"" for name in new}
+
+    def _start_of_others(self, before: bytes) -> int | None:
+        """Return where in a snapshot the fields that are not plain begin; None if they are not behind all plain ones."""
+        if not self._is_mixed:
+            return 1
+        at = before.find(b"," + self._beginnings[self._complex[0]])
+        try:
+            head = from_json(before[: max(at, 0)] + b"}")
+        except ValueError:
+            return None
+        return at + 1 if tuple(head) == self._plain_in_order else None
+
+    def _as_stored(self, texts: Mapping[str, bytes | None]) -> dict[str, bytes]:
+        """Return the wire forms that are known, of fields whose public form is the stored one."""
+        return {n: text for n, text in texts.items() if text is not None and n in self._sent_as_stored}
+
+    def texts(self, state: ReactiveState) -> dict[str, bytes]:
+        """Return the wire form of the public fields that can be had as JSON at once."""
+        if not self._is_split or not self._sent_as_stored:
+            return {}
+        texts = self._texts(state, self._sent_as_stored) or {}
+        return self._as_stored({name: wire_text(text) for name, text in texts.items()})
 
     def _changed_in_place(
         self, state: ReactiveState, data: bytes, before: bytes, extra: Mapping[str, Json] | None
@@ -195,8 +295,15 @@ class Codec:
 
     # -- signals -----------------------------------------------------------------------------------------------
 
-    def wire_values(self, state: ReactiveState, wanted: Iterable[str]) -> dict[str, Json]:
+    def wire_values(
+        self, state: ReactiveState, wanted: Iterable[str], texts: Mapping[str, bytes] = MappingProxyType({})
+    ) -> dict[str, Json]:
         """Return public fields and computed fields by name, in the form in which they travel.
+
+        Args:
+            state: the state.
+            wanted: their names.
+            texts: the JSON of some of them, which is put in as ``Text``.
 
         Raises:
             InvalidStateError: a value that no page can hold.
@@ -207,6 +314,8 @@ class Codec:
         for name in wanted:
             if name in self.plain and type(values.get(name)) in _PLAIN_TYPES:
                 result[name] = wire(values[name], name)
+            elif name in texts:
+                result[name] = Text(texts[name])
             else:
                 others.add(name)
         if others:
@@ -232,6 +341,20 @@ def _is_plain(schema: Any) -> bool:
     while schema["type"] in ("default", "nullable") and "serialization" not in schema:
         schema = schema["schema"]
     return schema["type"] in _PLAIN_SCHEMAS and "serialization" not in schema
+
+
+def _is_sent_as_stored(schema: Any, core: Any) -> bool:
+    """Whether nothing inside a field is stored but not sent, or the other way round."""
+    return not _has(schema, _DIFFERENT) and not (_has(schema, frozenset({"schema_ref"})) and _has(core, _DIFFERENT))
+
+
+def _has(node: Any, keys: frozenset[str]) -> bool:
+    """Whether one of the keys is somewhere inside a core schema."""
+    if isinstance(node, dict):
+        return any(node.get(key) for key in keys) or any(
+            _has(value, keys) for key, value in node.items() if key not in ("metadata", "cls", "expected", "default")
+        )
+    return isinstance(node, (list, tuple)) and any(_has(item, keys) for item in node)
 
 
 def _field_schemas(core: Any) -> dict[str, Any]:

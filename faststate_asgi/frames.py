@@ -70,6 +70,11 @@ def signals(patch: Json, *, only_if_missing: bool = False) -> bytes:
     return head + b"data: signals " + to_json(patch, inf_nan_mode="constants") + b"\n\n"
 
 
+def signals_text(patch: bytes) -> bytes:
+    """Return the frame of a patch that is JSON already."""
+    return b"event: datastar-patch-signals\ndata: signals " + patch + b"\n\n"
+
+
 def elements(markup: str, *, selector: str | None = None, mode: str = "outer") -> bytes:
     """Return the frame that patches ``markup`` into the page.
 

@@ -18,7 +18,7 @@ from typing import Any
 from . import frames
 from .echo import with_tab
 from .keys import StateKey
-from .patches import Json, merge, nest, same
+from .patches import Json, is_object, merge, nest, same, whole
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import NO_VERSION, Snapshot
@@ -98,7 +98,7 @@ class Mirror:
         if state is None:
             values: dict[str, Json] = dict.fromkeys(codec.signals, "")
         else:
-            values = codec.wire_values(state, codec.signals)
+            values = codec.wire_values(state, codec.signals, codec.texts(state))
         fragments = {} if state is None else self._rendered(state)
         changed = {n: v for n, v in values.items() if n not in self.values or not same(self.values[n], v)}
         _, removed = differences(self.values, changed)
@@ -138,7 +138,7 @@ class Mirror:
         if self.latest is not None and self.latest[0] == self.seq == since + 1:
             return self.latest[1]
         patch = {n: v for n, v in self.values.items() if self.changed_at.get(n, 0) > since}
-        removed = [n for n in patch if type(patch[n]) is dict and self.removed_at.get(n, 0) > since]
+        removed = [n for n in patch if is_object(patch[n]) and self.removed_at.get(n, 0) > since]
         result = signal_frames(signal_path(self.plan, self.key), patch, removed)
         result += [f for n, f in self.fragments.items() if self.fragment_at.get(n, 0) > since]
         return result + [frame for seq, frame in self.once if seq > since >= 0]
@@ -282,10 +282,10 @@ def snapshot_frames(
     values: dict[str, Json] = {}
     for mirror in mirrors:
         path = signal_path(mirror.plan, mirror.key)
-        objects = {name: "" for name, value in mirror.values.items() if type(value) is dict}
+        objects = {name: "" for name, value in mirror.values.items() if is_object(value)}
         if objects:
             merge(blanks, nest(path, objects))
-        merge(values, nest(path, mirror.values))
+        merge(values, nest(path, whole(mirror.values)))
     result = [frames.signals(blanks)] if blanks else []
     result.append(with_tab(frames.signals(merge(values, status)), tag))
     for mirror in mirrors:

@@ -10,8 +10,12 @@ A ``null`` outside an array removes a signal and leaves everything bound to it d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
+from zlib import adler32
+
+from pydantic_core import from_json, to_json
 
 from .errors import InvalidStateError
 
@@ -21,6 +25,14 @@ Json: TypeAlias = Any
 MAX_SAFE_INTEGER = 2**53
 POISON_KEYS = frozenset({"__proto__", "constructor", "prototype"})
 _UNCHANGED = object()
+
+# What may travel in another form than it is stored in, or not at all: numbers that are none, keys that break pages (one
+# of which is what a serializer makes of a lone surrogate), integers that JavaScript cannot hold.
+_SUSPICIOUS = (b"NaN", b"Infinity", b"__proto__", b"prototype", b"constructor", b"\xef\xbf\xbd")
+_SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LARGE_INTEGER = re.compile(rb"(?:^|[:,\[])-?\d{16,}(?:[,\]}]|$)")
+# Behind these a quote begins a string or is part of it; behind anything else it ends a key.
+_NO_END_OF_KEY = (b'[":null', b'{":null', b',":null', b':":null', b'\\":null')
 
 
 def wire(value: Json, where: str = "value", *, in_array: bool = False) -> Json:
@@ -90,6 +102,79 @@ def check_keys(value: object, where: str = "value") -> None:
             check_keys(item, where)
 
 
+class Text:
+    """A value in wire form as JSON text, ready to be sent; it becomes objects only when somebody asks for them."""
+
+    __slots__ = ("_value", "data")
+    __hash__ = None  # type: ignore[assignment]  # equal to the lists and objects that it stands for
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._value: Json = _UNCHANGED
+
+    @property
+    def value(self) -> Json:
+        """The value as objects."""
+        if self._value is _UNCHANGED:
+            self._value = from_json(self.data)
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.value == (other.value if isinstance(other, Text) else other))
+
+    def __repr__(self) -> str:
+        return f"Text({self.data[:40]!r})"
+
+
+def whole(values: Mapping[str, Json]) -> dict[str, Json]:
+    """Return values without texts among them."""
+    return {name: objects_of(value) for name, value in values.items()}
+
+
+def objects_of(value: Json) -> Json:
+    """Return a value that may be a text as objects."""
+    return value.value if type(value) is Text else value
+
+
+def is_object(value: Json) -> bool:
+    """Whether a value or its text is a JSON object."""
+    return value.data.startswith(b"{") if type(value) is Text else type(value) is dict
+
+
+def wire_text(data: bytes) -> bytes | None:
+    """Return the wire form of a stored value's JSON as pydantic-core writes it; None where ``wire`` has to look.
+
+    Reading bytes is a hundred times as fast as reading objects.
+    """
+    for part in _SUSPICIOUS:
+        if part in data:
+            return None
+    if b"0" * 16 in data.translate(_SAME_DIGITS) and _LARGE_INTEGER.search(data):
+        return None
+    if b"null" not in data:
+        return data
+    if data == b"null":
+        return b'""'
+    if b'":null' not in data:
+        return data
+    for part in _NO_END_OF_KEY:
+        if part in data:
+            return None
+    return data.replace(b'":null,', b'":"",').replace(b'":null}', b'":""}')
+
+
+def encoded(path: Sequence[str], patch: Mapping[str, Json]) -> bytes:
+    """Return a patch in wire form as JSON, inside one object for each name in ``path``."""
+    if not any(type(value) is Text for value in patch.values()):
+        return to_json(nest(tuple(path), dict(patch)), inf_nan_mode="constants")
+    members = [
+        to_json(name) + b":" + (value.data if type(value) is Text else to_json(value, inf_nan_mode="constants"))
+        for name, value in patch.items()
+    ]
+    head = b"".join([b"{" + to_json(name) + b":" for name in path])
+    return b"".join((head, b"{", b",".join(members), b"}" * (len(path) + 1)))
+
+
 def difference(old: Json, new: Json) -> tuple[Json, bool]:
     """Return the merge patch from ``old`` to ``new`` and whether keys were removed somewhere.
 
@@ -102,7 +187,7 @@ def difference(old: Json, new: Json) -> tuple[Json, bool]:
         patch: dict[str, Json] = {}
         for key, value in new.items():
             before = old.get(key, _UNCHANGED)
-            if before is not _UNCHANGED and same(before, value):
+            if before is not _UNCHANGED and _same(before, value):
                 continue
             part, removed = difference(before, value) if before is not _UNCHANGED else (value, False)
             if removed:
@@ -113,15 +198,34 @@ def difference(old: Json, new: Json) -> tuple[Json, bool]:
     return new, False
 
 
+def same_text(a: bytes, b: bytes) -> bool:
+    """Tell whether two JSON texts of one serializer hold the same value; the order of keys does not count."""
+    if a == b:
+        return True
+    # The same members in another order are the same bytes in another order: as many, and with the same sum.
+    if len(a) != len(b) or (adler32(a) ^ adler32(b)) & 0xFFFF:
+        return False
+    return same(from_json(a), from_json(b))
+
+
 def same(a: Json, b: Json) -> bool:
     """Tell whether two JSON values are the same, types included (``1`` is not ``True`` and not ``1.0``)."""
-    if type(a) is not type(b):
+    if type(a) is Text and type(b) is Text:
+        return same_text(a.data, b.data)
+    return _same(objects_of(a), objects_of(b))
+
+
+def _same(a: Json, b: Json) -> bool:
+    if type(a) is not type(b) or a != b:
         return False
+    if type(a) is not dict and type(a) is not list:
+        return True
+    # Equal texts spare the look at each value, where these are in the same order.
+    if to_json(a) == to_json(b):
+        return True
     if type(a) is dict:
-        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
-    if type(a) is list:
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
+        return all(_same(v, b[k]) for k, v in a.items())
+    return all(map(_same, a, b))
 
 
 def nest(path: tuple[str, ...], value: Json) -> Json:

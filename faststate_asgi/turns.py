@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .codec import NOTHING_KNOWN
 from .errors import (
     ConfigurationError,
     InvalidStateError,
@@ -24,6 +25,7 @@ from .errors import (
 from .keys import StateKey, StateScope
 from .patches import Json
 from .registry import StatePlan
+from .spares import Spares
 from .state import Bond, ReactiveState, bind, bond_of
 from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
@@ -386,6 +388,7 @@ class Turns:
         self.announce = announce
         self._leased: dict[int, tuple[Lease, Store]] = {}
         self.mailboxes = Mailboxes(max_waiting)
+        self._spares = Spares()
 
     async def take(self, wanted: Sequence[tuple[StatePlan, StateKey]], wait_s: float) -> Turn:
         """Wait for the turn on all keys and load what is stored.
@@ -482,7 +485,9 @@ class Turns:
     def entry(self, plan: StatePlan, key: StateKey, snapshot: Snapshot | None, *, may_create: bool) -> Entry:
         """Return one state as a turn works on it."""
         if snapshot is not None:
-            state, extra = plan.loaded(snapshot.data, snapshot.shape)
+            spares = self._spares
+            spare = spares.take(key, snapshot.data) if spares.kept and snapshot.shape == plan.shape else None
+            state, extra = (spare, None) if spare is not None else plan.loaded(snapshot.data, snapshot.shape)
             bind(state, Bond(key, snapshot.version, namespace=plan.namespace))
             before = snapshot.data if snapshot.shape == plan.shape else plan.codec.dump(state, extra)
             values = dict(state.__dict__)
@@ -504,17 +509,22 @@ class Turns:
             raise InvalidStateError(f"{plan.name}.{plan.key_column.name}: the primary key of a row cannot be changed")
         if entry.is_blank:
             data = plan.codec.dump(entry.state)
-            state, names = plan.codec.validated(data), plan.codec.stored
+            state, names, known = plan.codec.validated(data), plan.codec.stored, NOTHING_KNOWN
         else:
             state, change = plan.codec.changes(entry.state, entry.values, entry.before, entry.extra)
             if change is None:
                 return None
+            known = change
             data, names = change.data, change.names
         version = next_version(entry.version, commit_id)
         bond.version = version
         if state is not entry.state:
             bind(state, bond)
-        return make_update(plan, key, (entry.version, version), data, names, state, lambda: self.as_loaded(entry))
+        if known.is_reloaded:
+            self._spares.keep(key, data, state)
+        return make_update(
+            plan, key, (entry.version, version), data, names, state, lambda: self.as_loaded(entry), known
+        )
 
     def _deletion(self, entry: Entry) -> Update | None:
         """Return the update that shows the defaults, None if nothing was stored."""

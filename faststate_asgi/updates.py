@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from . import frames
 from .answers import markup_of
+from .codec import NOTHING_KNOWN, Change
 from .errors import InvalidStateError
 from .keys import StateKey
-from .patches import Json, difference, nest, same
+from .patches import Json, Text, difference, encoded, is_object, nest, objects_of, same
 from .registry import StatePlan
 from .state import ReactiveState, signal_name
 
@@ -96,7 +97,7 @@ def signal_frames(path: tuple[str, ...], patch: Mapping[str, Json], removed: Ite
     blanks = dict.fromkeys(removed, "")
     result = [frames.signals(nest(path, blanks))] if blanks else []
     if patch:
-        result.append(frames.signals(nest(path, patch)))
+        result.append(frames.signals_text(encoded(path, patch)))
     return result
 
 
@@ -120,6 +121,7 @@ def make_update(
     names: tuple[str, ...],
     state: ReactiveState,
     old_state: Callable[[], ReactiveState],
+    change: Change = NOTHING_KNOWN,
 ) -> Update:
     """Return what a commit means for pages.
 
@@ -131,6 +133,7 @@ def make_update(
         names: changed stored fields.
         state: the state after.
         old_state: gives the state before, if that is needed.
+        change: what is known of the change already.
 
     Raises:
         InvalidStateError: a value that no page can hold, or a fragment that is none.
@@ -140,11 +143,15 @@ def make_update(
         values = codec.wire_values(state, names)
         return Update(plan, key, *versions, data, names, values, values)
     public = [name for name in names if name in codec.public]
-    values = codec.wire_values(state, [*public, *codec.computed])
+    values = codec.wire_values(state, [*public, *codec.computed], change.texts)
     patch: dict[str, Json] = values
     removed: tuple[str, ...] = ()
-    if codec.computed or any(type(value) is dict for value in values.values()):
-        old = codec.wire_values(old_state(), values)
+    objects = [name for name, value in values.items() if is_object(value)]
+    if codec.computed or objects:
+        old: dict[str, Json] = {n: Text(change.olds[n]) for n in objects if n in change.olds}
+        missing = [name for name in {*codec.computed, *objects} if name not in old]
+        if missing:
+            old.update(codec.wire_values(old_state(), missing))
         for name in codec.computed:
             if name in old and same(old[name], values[name]):
                 del values[name]
@@ -163,7 +170,10 @@ def differences(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[dict[
     patch: dict[str, Json] = {}
     removed: list[str] = []
     for name, value in new.items():
-        part, lost = difference(old.get(name, ""), value)
+        before = old.get(name, "")
+        if is_object(before) and is_object(value):
+            before, value = objects_of(before), objects_of(value)
+        part, lost = difference(before, value)
         patch[name] = part
         if lost:
             removed.append(name)

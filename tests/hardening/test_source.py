@@ -111,7 +111,7 @@ LAYERS = (
     ("actions", "identity", "answers", "responses", "origins", "stores.memory", "transports.local"),
     ("events", "live"),
     ("state",),
-    ("registry", "binding", "checks"),
+    ("registry", "binding", "checks", "spares"),
     ("updates",),
     ("mirror", "turns"),
     ("hub",),
