@@ -70,7 +70,7 @@ class Reader:
         """Return the text of the whole chunks so far."""
         self._body += data
         if self._body.startswith(b"HTTP/"):
-            head, end, rest = self._body.partition(b"\r\n\r\n")
+            _, end, rest = self._body.partition(b"\r\n\r\n")
             if not end:
                 return b""
             self._body = rest

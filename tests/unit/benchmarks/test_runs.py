@@ -12,7 +12,7 @@ from tests.services import ROOT
 DEADLINE_S = 100
 
 
-def run(folder, name: str, *options: str) -> tuple[str, dict]:
+def run(folder, name: str, *options: str, deadline_s: float = DEADLINE_S) -> tuple[str, dict]:
     """Returns what a benchmark printed and wrote."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *options],
@@ -20,7 +20,7 @@ def run(folder, name: str, *options: str) -> tuple[str, dict]:
         env={**os.environ, "BENCHMARK_RESULTS": str(folder)},
         capture_output=True,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=deadline_s,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -67,5 +67,5 @@ def test_a_store_is_a_ratio_to_the_floor_and_to_memory(tmp_path):
     hot = figures["sqlite, hot key"]
     assert (hot["lost"], hot["failures"]) == (0, 0)
     assert hot["of_memory"] > 0
-    assert 0 < hot["of_the_floor"]
+    assert hot["of_the_floor"] > 0
     assert (figures["memory, 32 keys"]["of_memory"], figures["floor"]["of_memory"]) == (1, None)
