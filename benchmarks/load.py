@@ -190,6 +190,8 @@ class Load:
         self.is_over = False
         self.waiting = 0
         self.all_there = asyncio.Event()
+        # A window without any answer has no rate.
+        self.first_timed = asyncio.Event()
         prefix = "-".join(str(secrets.randbelow(9 * 10**9) + 10**9) for _ in range(3)).encode()
         keys = itertools.count(1)
         self.next_key: Callable[[], bytes] = lambda: b"%s-%010d" % (prefix, next(keys))
@@ -201,6 +203,8 @@ class Load:
         self.seen.all_answers += 1
         if self.is_timed:
             self.seen.answers += 1
+            if self.seen.answers == 1:
+                self.first_timed.set()
             self.seen.latencies_s.append(latency_s)
 
     def fail(self, what: bytes) -> None:
@@ -252,10 +256,11 @@ class Load:
         return [connection for _, connection in opened]
 
     async def _measure(self, seconds: float) -> None:
-        """Open the timed window, close it after `seconds`, and note what both sides spent in it."""
+        """Open the timed window, close it after `seconds` and an answer, and note what both sides spent in it."""
         generator_cpu, server_cpu, began = time.process_time(), self.server_cpu_s(), time.perf_counter()
         self.is_timed = True
         await asyncio.sleep(seconds)
+        await asyncio.wait_for(self.first_timed.wait(), LAST_ANSWERS_DEADLINE_S)
         self.is_timed, self.is_over = False, True
         self.seen.seconds = time.perf_counter() - began
         self.seen.generator_cpu_s = time.process_time() - generator_cpu

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import foreign
 from tests.services import ROOT
 
 DEADLINE_S = 100
@@ -69,3 +70,33 @@ def test_a_store_is_a_ratio_to_the_floor_and_to_memory(tmp_path):
     assert hot["of_memory"] > 0
     assert hot["of_the_floor"] > 0
     assert (figures["memory, 32 keys"]["of_memory"], figures["floor"]["of_memory"]) == (1, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), [("nicegui", "NiceGUI, a click"), ("starmodel", "StarModel 0.1")])
+def test_every_click_and_event_of_the_other_package_is_counted(tmp_path, name, row):
+    printed, result = run(tmp_path, name, "--seconds", "0.3", "--rounds", "1", deadline_s=400)
+    figures = {one["variant"]: one for one in result["variants"]}
+    assert f"| {row}" in printed
+    assert next(iter(figures)) == "floor"
+    assert (figures[row]["failures"], figures[row]["lost"]) == (0, 0)
+    assert figures[row]["events_per_s"] > 0
+    assert name in result["other_packages"]
+
+
+def test_what_cannot_be_installed_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "FOLDER", tmp_path)
+    with pytest.raises(RuntimeError, match="Invalid requirement"):
+        foreign.interpreter("broken", ["--no-index", "not a package"])
+    assert not (tmp_path / "broken" / "installed.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into another process")
+@pytest.mark.parametrize("load", ["event", "broadcast"])
+def test_a_profile_names_the_functions_of_the_package_and_draws_them(load):
+    command = [sys.executable, "-m", "benchmarks.profile", load, "--seconds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| `faststate_asgi` " in done.stdout
+    assert "(uvicorn/" in done.stdout
+    assert "<svg" in (ROOT / ".cache" / "profiles" / f"{load}.svg").read_text()
