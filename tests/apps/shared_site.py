@@ -103,6 +103,13 @@ class Item(ReactiveState):
         """Add one."""
         self.count += 1
 
+    @event(timeout=60)
+    async def hold(self, seconds: float) -> None:
+        """Keep the turn for a while, then add one."""
+        before = self.count
+        await asyncio.sleep(seconds)
+        self.count = before + 1
+
 
 async def page(request: Request) -> PlainTextResponse:
     """Show a session's count, which gives a new visitor a session."""
@@ -142,6 +149,16 @@ async def add_up(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(sum(item.count for item in items)))
 
 
+async def lag(request: Request) -> PlainTextResponse:
+    """Show by how many seconds this process's loop was late at most, during the seconds asked for."""
+    loop = asyncio.get_running_loop()
+    end, most = loop.time() + float(request.query_params["seconds"]), 0.0
+    while (before := loop.time()) < end:
+        await asyncio.sleep(0.005)
+        most = max(most, loop.time() - before - 0.005)
+    return PlainTextResponse(str(most))
+
+
 async def tasks(request: Request) -> PlainTextResponse:
     """Show how many tasks this process has."""
     return PlainTextResponse(str(len(asyncio.all_tasks())))
@@ -169,6 +186,7 @@ app = FastStateMiddleware(
             Route("/forget", forget),
             Route("/move", move, methods=["POST"]),
             Route("/sum", add_up),
+            Route("/lag", lag),
             Route("/tasks", tasks),
         ],
     ),

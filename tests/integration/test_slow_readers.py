@@ -23,6 +23,7 @@ SERVERS = {
     "httptools": ("--http", "httptools", "--loop", "uvloop"),
     "h11": ("--http", "h11", "--loop", "asyncio"),
 }
+FULL = [pytest.mark.full, pytest.mark.timeout(300)]
 OWN_BYTES = 4096
 SO_ATTACH_FILTER = 26
 LARGE = 60_000
@@ -136,7 +137,7 @@ async def fill(client: httpx.AsyncClient, site: SiteServer, size: int) -> int:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("changes", [300, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("changes", [300, pytest.param(10_000, marks=FULL)])
 async def test_r13_the_kernel_holds_little_for_a_stalled_reader_which_then_gets_the_newest_value(
     serve: Serve, tmp_path: Path, slack: float, kind: str, changes: int
 ) -> None:
@@ -156,9 +157,7 @@ async def test_r13_the_kernel_holds_little_for_a_stalled_reader_which_then_gets_
             await reader.read_until(last, slack)
 
 
-@pytest.mark.parametrize(
-    ("stalled", "deadline_s"), [(30, 1), pytest.param(100, 20, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
-)
+@pytest.mark.parametrize(("stalled", "deadline_s"), [(30, 1), pytest.param(100, 20, marks=FULL)])
 async def test_r12_readers_that_stand_still_are_cut_off_while_others_are_served(
     serve: Serve, tmp_path: Path, slack: float, stalled: int, deadline_s: int
 ) -> None:
@@ -180,9 +179,9 @@ async def test_r12_readers_that_stand_still_are_cut_off_while_others_are_served(
             assert all(reader.port in held for reader in healthy)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize(
-    ("heartbeat_s", "deadline_s"), [(0.5, 1), pytest.param(15, 20, marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    ("kind", "heartbeat_s", "deadline_s"),
+    [("httptools", 0.5, 1), *(pytest.param(kind, 15, 20, marks=FULL) for kind in SERVERS)],
 )
 async def test_r36_a_quiet_stream_ends_when_the_cable_of_its_reader_was_pulled(
     serve: Serve, tmp_path: Path, slack: float, kind: str, heartbeat_s: float, deadline_s: float
