@@ -116,6 +116,17 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
+@pytest.fixture
+def start_nginx() -> Iterator[Callable[..., services.SiteServer]]:
+    """Starts nginx in front of the server at a port, with the given further directives of its location."""
+    with ExitStack() as stack:
+
+        def start(upstream_port: int, directives: str = "") -> services.SiteServer:
+            return stack.enter_context(services.nginx_running(upstream_port, directives))
+
+        yield start
+
+
 @pytest.fixture(scope="session")
 def datastar_bundle() -> Path:
     """The real Datastar bundle, as a file."""

@@ -1,10 +1,11 @@
-"""Real servers for the tests: Redis, PostgreSQL and uvicorn, each stopped by its process id; and Chromium.
+"""Real servers for the tests: Redis, PostgreSQL, nginx and uvicorn, each stopped by its process id; and Chromium.
 
 The fixtures over them are in `conftest.py`. Nothing here knows the package.
 """
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -340,6 +341,36 @@ def site_running(
         log = folder / "uvicorn.log"
         server = SiteServer(spawn(command, log, env=site_environment(env), cwd=cwd), port, log)
         with started(server, lambda: http_answers(server.url + ready_path)):
+            yield server
+
+
+NGINX_CONFIGURATION = Path("/etc/nginx/nginx.conf")
+
+
+def nginx_configuration(folder: Path, port: int, upstream_port: int, directives: str) -> str:
+    """Returns the configuration that nginx was installed with, without its sites, with one that passes everything on."""
+    text = NGINX_CONFIGURATION.read_text()
+    text = re.sub(r"(?m)^(user|pid|error_log)\b.*$|^\s*access_log\b.*$|^.*include /etc/nginx/(conf|sites).*$", "", text)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    location = f"location / {{ proxy_pass http://127.0.0.1:{upstream_port}; {directives} }}"
+    site = f"access_log off;\n{temporary}server {{ listen 127.0.0.1:{port}; {location} }}\n"
+    user = "user root;\n" if os.getuid() == 0 else ""
+    return f"{user}pid {folder}/nginx.pid;\nerror_log stderr;\n" + re.sub(r"(?m)^http \{$", f"http {{\n{site}", text)
+
+
+@contextmanager
+def nginx_running(upstream_port: int, directives: str = "") -> Iterator[SiteServer]:
+    """Yields nginx in front of a server, as Debian configures it; `directives` are further ones of its location."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    require("nginx", program is not None and NGINX_CONFIGURATION.is_file())
+    port = free_port()
+    with temporary_folder() as folder:
+        configuration = folder / "nginx.conf"
+        configuration.write_text(nginx_configuration(folder, port, upstream_port, directives))
+        command = [str(program), "-e", "stderr", "-c", str(configuration), "-p", str(folder), "-g", "daemon off;"]
+        server = SiteServer(spawn(command, folder / "nginx.log"), port, folder / "nginx.log")
+        with started(server, lambda: http_answers(server.url)):
             yield server
 
 

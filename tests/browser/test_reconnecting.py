@@ -46,6 +46,29 @@ def test_a_page_comes_back_by_itself_when_the_server_is_started_again(
     expect(page.locator("#total")).to_have_text("1")
 
 
+def test_r22_a_page_whose_server_was_gone_for_ten_minutes_comes_back_by_itself(
+    serve: Any, tabs: Tabs, datastar_bundle: Path
+) -> None:
+    """The ten minutes pass by the page's own clock, in which Datastar by itself would have given up after three."""
+    tabs.allow(CONNECTION_LOST)
+    port, env = free_port(), {"FASTSTATE_DATASTAR_URL": str(datastar_bundle)}
+    server = serve(SITE, env=env, port=port)
+    context = tabs.session()
+    context.clock.install()
+    page = tabs.open(server.url, context)
+    server.kill()
+    expect(page.locator("#connected")).to_have_text("no")
+    server.wait()
+    for _ in range(20):
+        with page.expect_event("requestfailed"):
+            page.clock.run_for(31_000)  # no pause between two attempts is longer
+    serve(SITE, env=env, port=port)
+    page.clock.run_for(31_000)
+    expect(page.locator("#connected")).to_have_text("yes")
+    press(page, "Add")
+    expect(page.locator("#total")).to_have_text("1")
+
+
 def test_a_stream_that_the_server_ends_for_its_age_is_opened_again_and_again(
     serve: Any, tabs: Tabs, datastar_bundle: Path
 ) -> None:

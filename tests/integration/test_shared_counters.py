@@ -149,3 +149,26 @@ async def test_what_two_servers_move_between_two_states_is_neither_lost_nor_made
         await asyncio.gather(*(move(number) for number in range(4)))
         sums = [(await client.get(f"{site.url}/sum?first=1&second=2")).text for site in sites]
         assert sums == ["3", "3"]
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.full)])
+async def test_r32_those_who_write_to_one_key_all_the_time_are_served_in_turn(
+    serve: Serve, store_url: str, servers: int, seconds: float
+) -> None:
+    sites = await serve_many(serve, servers, settings_of(store_url))
+    loop = asyncio.get_running_loop()
+    counts = [0] * 32
+    async with new_client() as client:
+        end = loop.time() + seconds
+
+        async def write(number: int) -> None:
+            while loop.time() < end:
+                answer = await post(client, sites[number % servers].url, "Counter/bump")
+                assert answer.status_code == 200, answer.text
+                counts[number] += 1
+
+        await asyncio.gather(*(write(number) for number in range(len(counts))))
+        answer = await post(client, sites[0].url, "Counter/bump")
+        assert f'"count":{sum(counts) + 1}' in answer.text
+        assert max(counts) <= 3 * min(counts), counts

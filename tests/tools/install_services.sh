@@ -12,11 +12,13 @@ need() { # need <package> <test command...>
 }
 
 has_postgres() { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; }
+has_nginx() { command -v nginx || [ -x /usr/sbin/nginx ]; }
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 has_fonts() { compgen -G '/usr/share/fonts/truetype/*/*.ttf' || compgen -G '/Library/Fonts/*' || [ -n "$(fc-list 2>/dev/null)" ]; }
 
 need redis-server command -v redis-server
 need postgresql has_postgres
+need nginx has_nginx
 need chromium has_chromium
 need fonts-liberation has_fonts
 need valgrind command -v valgrind
@@ -30,6 +32,8 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # Without this the package would start a database cluster of its own, which nobody asked for.
     mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    # A server that the package would start by itself is not wanted either, and would take port 80.
+    [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
     echo "missing on this machine: ${missing[*]}; the tests that need them are skipped"
