@@ -19,6 +19,7 @@ from .events import Kind
 from .keys import StateKey
 from .stores.base import NO_VERSION, Answer, Lease, Snapshot, Store, Write
 from .turns import Prepared, Turn, Turns, current_turn
+from .updates import Update
 from .workers import Workers
 
 logger = logging.getLogger("faststate.events")
@@ -86,7 +87,7 @@ class Batches:
         *,
         own: Callable[[Coroutine[Any, Any, None]], None],
         deadlines: Deadlines,
-        committed: Callable[[Call, Prepared, float], None],
+        committed: Callable[[Call, Sequence[Update], float], None],
         settle: Callable[[Running, Answer], None],
         idempotency_ttl_s: float,
     ) -> None:
@@ -336,7 +337,7 @@ class Batches:
             self._turns.announce(updates)
         for running, prepared, answer in done:
             if prepared is not None:
-                self._committed(running.call, prepared, running.started_at)
+                self._committed(running.call, prepared.updates, running.started_at)
             self._settle(running, answer)
 
     async def _store(self, batch: Batch, done: list[Done], *, release: bool) -> None:

@@ -47,16 +47,16 @@ _UNSAFE_IN_NAME = re.compile(r"[\x00-\x1f\x7f]")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-@dataclass(slots=True)
 class Incoming:
     """The data of one request, read and parsed; lives until the event has answered."""
 
-    query: str = ""
+    # What most requests do not have is a default of the class.
+    query = ""
     path: Mapping[str, Any] | None = None
     json: Json = None
     form: FormData | None = None
-    digest: bytes = b""
-    body: bytes = b""
+    digest = b""
+    body = b""
 
     async def aclose(self) -> None:
         """Close uploaded files."""
@@ -72,33 +72,82 @@ class Incoming:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def read_incoming(
-    receive: Receive,
-    headers: Mapping[bytes, bytes],
-    method: str,
-    query: bytes,
-    *,
-    max_body: int,
-    max_file: int,
-) -> Incoming:
-    """Read one request's data.
+def read_incoming(
+    receive: Receive, headers: Mapping[bytes, bytes], method: str, query: bytes, max_body: int, max_file: int
+) -> Incoming | Awaitable[Incoming]:
+    """Read one request's data; at once if it is JSON that is there, which takes neither a clock nor a loop.
 
     Raises:
         BadRequestError: bad JSON, or nesting over 32 levels.
         BodyTooLargeError: the body or a file is too large.
         ArgumentError: keys or text that would break pages.
+        SlowBodyError: it takes too long to arrive.
     """
     content_type, length = headers.get(b"content-type", b""), headers.get(b"content-length", b"")
-    incoming = Incoming(query.decode("latin-1"))
+    if query or content_type != b"application/json":
+        return _read_any(receive, headers, method, query, max_body, max_file)
+    if length.isdigit() and (len(length) > 18 or int(length) > max_body):
+        raise too_large(max_body)
+    awaited = receive().__await__()
+    try:
+        waiting = next(awaited)
+    except StopIteration as done:
+        message: MutableMapping[str, Any] = done.value
+    else:
+        return _read_later(receive, (awaited, waiting), max_body)
+    if message.get("more_body") or message["type"] != "http.request":
+        return _read_later(receive, message, max_body)
+    return _json_incoming(message.get("body", b""), max_body)
+
+
+def too_large(max_body: int) -> BodyTooLargeError:
+    """Return the refusal of a body."""
+    return BodyTooLargeError(f"The request is larger than {max_body} bytes")
+
+
+def _json_incoming(body: bytes, max_body: int) -> Incoming:
+    """Return the data of a request that has nothing but a body of JSON."""
+    if len(body) > max_body:
+        raise too_large(max_body)
+    incoming = Incoming()
+    if body:
+        incoming.body = body
+        incoming.json = parse_json(body)
+    incoming.digest = b"\n" + body if len(body) < SHORT_DATA else data_digest(b"", body)
+    return incoming
+
+
+async def _read_later(receive: Receive, begun: MutableMapping[str, Any] | tuple[Any, Any], max_body: int) -> Incoming:
+    """Return the data of a request with a body of JSON that is not all there.
+
+    Args:
+        receive: of the request.
+        begun: the first message, or the awaitable that brings it and what that waits for.
+        max_body: in bytes.
+    """
+    if isinstance(begun, tuple):
+        first = resumed(*begun)
+        begun = await _in_time(first, asyncio.get_running_loop().time() + BODY_WAIT_S)
+    return _json_incoming(await _read_rest(begun, receive, max_body), max_body)
+
+
+async def _read_any(
+    receive: Receive, headers: Mapping[bytes, bytes], method: str, query: bytes, max_body: int, max_file: int
+) -> Incoming:
+    """Read the data of any request."""
+    incoming = Incoming()
+    incoming.query = query.decode("latin-1")
     if method in ("GET", "DELETE"):
         incoming.json = _query_signals(incoming.query)
-    media = content_type.partition(b";")[0].strip().lower()
+    media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if media == b"multipart/form-data":
         await _read_multipart(incoming, receive, headers, max_body, max_file)
         return incoming
+    length = headers.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 18 or int(length) > max_body):
-        raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
-    body = await _read_body(receive, max_body)
+        raise too_large(max_body)
+    first = await _in_time(receive(), asyncio.get_running_loop().time() + BODY_WAIT_S)
+    body = await _read_rest(first, receive, max_body)
     incoming.digest, incoming.body = data_digest(query, body), body
     if not body:
         return incoming
@@ -117,30 +166,13 @@ def data_digest(query: bytes, body: bytes) -> bytes:
     return data if len(data) <= SHORT_DATA else blake2b(data, digest_size=16).digest()
 
 
-async def _read_body(receive: Receive, max_body: int) -> bytes:
-    """Return the whole body; most often it is there, and takes neither a clock nor a loop.
+async def _read_rest(message: MutableMapping[str, Any], receive: Receive, max_body: int) -> bytes:
+    """Return a body that may come in several messages, the first of which is here.
 
     Raises:
         BodyTooLargeError: it is larger than ``max_body``; refused as soon as that is known.
         SlowBodyError: it takes too long to arrive.
     """
-    awaited = receive().__await__()
-    try:
-        waiting = next(awaited)
-    except StopIteration as done:
-        message: MutableMapping[str, Any] = done.value
-    else:
-        message = await _in_time(resumed(awaited, waiting), asyncio.get_running_loop().time() + BODY_WAIT_S)
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_body:
-            raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
-        return body
-    return await _read_rest(message, receive, max_body)
-
-
-async def _read_rest(message: MutableMapping[str, Any], receive: Receive, max_body: int) -> bytes:
-    """Return a body that comes in several messages, the first of which is here."""
     deadline, chunks, size = asyncio.get_running_loop().time() + BODY_WAIT_S, list[bytes](), 0
     while True:
         if message["type"] == "http.disconnect":
@@ -148,7 +180,7 @@ async def _read_rest(message: MutableMapping[str, Any], receive: Receive, max_bo
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_body:
-            raise BodyTooLargeError(f"The request is larger than {max_body} bytes")
+            raise too_large(max_body)
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
@@ -172,7 +204,8 @@ def parse_json(body: bytes) -> Json:
         BadRequestError: not JSON, or nested too deeply.
         ArgumentError: lone surrogates, or keys that break pages.
     """
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    is_long = len(body) > MAX_DEPTH
+    if is_long and body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         raise BadRequestError(f"The JSON is nested more than {MAX_DEPTH} levels deep")
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -371,6 +404,8 @@ class Binder:
         self.is_direct = not self.is_alone and Source.STATE not in sources
         """Whether nothing that a call is given has to be waited for."""
         self._validate = self._validator(fields) if fields else None
+        self._are_as_sent = all(item.is_text or not item.is_optional for item in self.parameters)
+        """Whether values of JSON go to the validator as they are, which takes from an object what it has fields for."""
 
     def _check_sessions(self) -> None:
         """Refuse a database session that would block the event loop, or could not be awaited.
@@ -405,6 +440,17 @@ class Binder:
         """
         if self._validate is None:
             return {}
+        if self._are_as_sent and not incoming.query and incoming.form is None and incoming.path is None:
+            data = incoming.json if type(incoming.json) is dict else {}
+        else:
+            data = self._collected(incoming)
+        try:
+            return self._validate(data)
+        except ValidationError as exc:
+            raise _argument_error(exc) from None
+
+    def _collected(self, incoming: Incoming) -> dict[str, Any]:
+        """Return the values of the parameters by name, wherever in the request they are."""
         data: dict[str, Any] = {}
         query: dict[str, list[str]] | None = None
         if incoming.query:
@@ -427,10 +473,7 @@ class Binder:
             if value == "" and parameter.is_optional and not parameter.is_text:
                 value = None
             data[name] = value
-        try:
-            return self._validate(data)
-        except ValidationError as exc:
-            raise _argument_error(exc) from None
+        return data
 
 
 def database_parameters(spec: EventSpec) -> set[Source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
@@ -31,27 +31,25 @@ REFUSALS = frozenset({401, 403, 413, 422, 429, 503})
 class Call(Protocol):
     """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
 
-    ``wanted`` are all states that change together, the event's own first. ``names`` are those under which the answer is
-    remembered, empty for none; ``owner`` is whose answers they are. ``typed`` numbers the requests of a tab for one field.
+    ``names`` are those under which the answer is remembered, empty for none; ``owner`` is whose answers they are.
+    ``typed`` numbers the requests of a tab for one field.
     """
 
     plan: StatePlan
     spec: EventSpec
     key: StateKey
-    wanted: list[tuple[StatePlan, StateKey]]
     names: tuple[str, ...]
     digest: bytes
     owner: str
     typed: Typed | None
+    is_direct: bool
+    """Whether nothing has to be waited for between the turn and the handler."""
+    is_alone: bool
+    """Whether it may not share a commit with others on its key."""
 
     @property
-    def is_direct(self) -> bool:
-        """Whether nothing has to be waited for between the turn and the handler."""
-        ...
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it may not share a commit with others on its key."""
+    def wanted(self) -> list[tuple[StatePlan, StateKey]]:
+        """All states that change together, the event's own first."""
         ...
 
     def order_name(self) -> str:
@@ -64,6 +62,10 @@ class Call(Protocol):
 
     def prepare_now(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Do what ``prepare`` does, for a call that is direct."""
+        ...
+
+    def respond_one(self, update: Update | None) -> Answer:
+        """Return the answer of an event that returned nothing and changed its own state, or nothing, and no other."""
         ...
 
     def respond(self, prepared: Prepared, result: Any) -> Answer:
@@ -86,7 +88,7 @@ class Call(Protocol):
         """Return the headers of a generator's response; asked once, when the first body is ready."""
         ...
 
-    def committed(self, updates: list[Update]) -> None:
+    def committed(self, updates: Sequence[Update]) -> None:
         """Hear what was committed."""
         ...
 
@@ -238,16 +240,23 @@ def remembered(call: Call, answer: Answer, ttl_s: float, *, has_failed: bool = F
     """Return what a store is to remember of a call; an answer that is too large is remembered without its body."""
     items: tuple[Remember, ...] = ()
     if call.names:
-        kept = answer
-        if answer.body is not None and len(answer.body) > MAX_ANSWER_BYTES:
-            kept = Answer(answer.digest, answer.status, answer.headers, None)
-        late = call.late_names()
-        names = call.names if not late or late[0] in call.names else (*call.names, *late)
-        items = (Remember(names, kept, ttl_s, call.owner),)
+        items = (Remember(names_to_keep(call), kept(answer), ttl_s, call.owner),)
     if call.typed is not None and not has_failed:
         newest = Answer(call.typed.number.encode(), 204)
         return (*items, Remember((call.order_name(),), newest, REMEMBERED_S))
     return items
+
+
+def names_to_keep(call: Call) -> tuple[str, ...]:
+    """Return the names under which a call's answer is remembered, once its handler has run."""
+    names, late = call.names, call.late_names()
+    return (*names, *late) if names and late and late[0] not in names else names
+
+
+def kept(answer: Answer) -> Answer:
+    """Return an answer as it is remembered: without its body if that is too large."""
+    body = answer[3]
+    return answer if body is None or len(body) <= MAX_ANSWER_BYTES else Answer(*answer[:3], None)
 
 
 def names_to_recall(call: Call) -> tuple[str, ...]:
@@ -295,9 +304,9 @@ def timed_out(call: Call) -> TurnTimeoutError:
     return TurnTimeoutError(f"The event took longer than {call.spec.options.timeout_s:g} seconds")
 
 
-def log_event(call: Call, prepared: Prepared, duration_s: float) -> None:
+def log_event(call: Call, updates: Sequence[Update], duration_s: float) -> None:
     """Log one event that was committed."""
-    version = prepared.updates[0].version if prepared.updates else "-"
+    version = updates[0].version if updates else "-"
     key = loggable(call.key)
     logger.info(
         "event %s key=%s version=%s %.1f ms",

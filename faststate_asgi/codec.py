@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
 
 from .errors import InvalidStateError
-from .patches import Json, Text, check_keys, check_plain, same, same_text, wire, wire_text
+from .patches import MAX_SAFE_INTEGER, Json, Text, check_keys, check_plain, same, same_text, wire, wire_text
 
 if TYPE_CHECKING:
     from .state import ReactiveState
@@ -68,8 +68,10 @@ class Codec:
         self.plain = frozenset(n for n in self.stored if n in schemas and _is_plain(schemas[n]))
         self.is_all_plain = len(self.plain) == len(self.stored)
         self._plain_in_order = tuple(n for n in self.stored if n in self.plain)
-        self.is_simple = self.is_all_plain and not self.computed and self.public == self.stored
-        """Whether every field is a public scalar: what changed is what is sent."""
+        self.is_simple = (
+            self.is_all_plain and not self.computed and self.public == self.stored and not cls.__faststate_fragments__
+        )
+        """Whether every field is a public scalar, and pages have nothing else of it: what changed is what is sent."""
         self._complex = tuple(n for n in self.stored if n not in self.plain)
         self._is_mixed = bool(self.plain and self._complex)
         self._parts = (set(self._plain_in_order), set(self._complex))
@@ -155,13 +157,13 @@ class Codec:
             InvalidStateError: a field holds a value that it, or the wire, refuses.
         """
         now = state.__dict__
-        changed = [
-            n
-            for n in self._plain_in_order
-            if (old := values.get(n)) is not (new := now.get(n)) and (type(old) is not type(new) or old != new)
-        ]
-        for name in changed:
-            _check_scalar(now.get(name), name, self.cls)
+        changed: list[str] = []
+        for name in self._plain_in_order:
+            old, new = values.get(name), now.get(name)
+            if old is not new and (type(old) is not type(new) or old != new):
+                changed.append(name)
+                if type(new) is float or type(new) is str:
+                    wire(new, f"{self.cls.__name__}.{name}")
         if self.is_all_plain:
             return state, Change(tuple(changed), self.dump(state, extra)) if changed else None
         texts = None if extra or not self._is_split else self._texts(state, self._complex)
@@ -262,6 +264,27 @@ class Codec:
         texts = self._texts(state, self._sent_as_stored) or {}
         return self._as_stored({name: wire_text(text) for name, text in texts.items()})
 
+    def simple_changes(self, state: ReactiveState, values: Mapping[str, Any]) -> dict[str, Json]:
+        """Return what changed since a state was loaded, as it travels; for a class that is simple.
+
+        Raises:
+            InvalidStateError: a field holds a value that the wire refuses.
+        """
+        now = state.__dict__
+        result: dict[str, Json] = {}
+        for name in self._plain_in_order:
+            old, new = values.get(name), now.get(name)
+            if old is not new and (type(old) is not type(new) or old != new):
+                if type(new) is int and -MAX_SAFE_INTEGER <= new <= MAX_SAFE_INTEGER:
+                    result[name] = new
+                else:
+                    result[name] = wire(new, f"{self.cls.__name__}.{name}")
+        return result
+
+    def dump_simple(self, state: ReactiveState) -> bytes:
+        """Return the snapshot of a state of a class that is simple, without unknown fields."""
+        return self._part(state, None)
+
     def _changed_in_place(
         self, state: ReactiveState, data: bytes, before: bytes, extra: Mapping[str, Json] | None
     ) -> tuple[ReactiveState, bytes, list[str]]:
@@ -328,12 +351,6 @@ class Codec:
         except PydanticSerializationError as exc:
             raise InvalidStateError(f"{self.cls.__name__} cannot be sent: {exc}") from None
         return {name: wire(dumped[name], name) for name in self.signals if name in wanted and name in dumped}
-
-
-def _check_scalar(value: Any, name: str, cls: type) -> None:
-    """Refuse scalars that cannot be stored or sent."""
-    if type(value) is float or type(value) is str:
-        wire(value, f"{cls.__name__}.{name}")
 
 
 def _is_plain(schema: Any) -> bool:

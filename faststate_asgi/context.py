@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -42,7 +42,7 @@ from .identity import (
     new_ticket,
     session_of_program,
 )
-from .keys import StateKey, StateScope, checked_id, session_key
+from .keys import StateKey, StateScope, checked_id, global_key, session_key
 from .messages import Ended
 from .parameters import states_of
 from .registry import StatePlan
@@ -60,6 +60,7 @@ Action = Literal["read", "write", "watch"]
 Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]
 _FROM_THREAD_S = 60.0
 _PATH = "/:@!$&'()*+,;=~"
+_SECURE_SCHEMES = frozenset({"https", "wss"})
 _BROWSER_SCHEMES = frozenset({b"basic", b"digest", b"negotiate", b"ntlm"})
 """What a browser sends by itself, perhaps for a proxy in front of the app that asked for it."""
 _BROWSER_HEADERS = (b"cookie", b"sec-fetch-site", b"datastar-request")
@@ -74,61 +75,41 @@ class RequestContext:
         kind: what the request is; a stream never makes a session, an event always may.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_ahead",
-        "_dumps",
-        "_ephemeral_id",
-        "_identity",
-        "_is_cleared",
-        "_is_resolved",
-        "_kind",
-        "_login",
-        "_scope",
-        "_session_id",
-        "_states",
-        "_ticket",
-        "_to_set",
-        "_was_session_used",
-        "engine",
-        "headers",
-        "is_presented_revoked",
-        "is_started",
-        "mount_url",
-        "path_params",
-        "presented_id",
-        "refused",
-    )
+    # One is made for every request: what most of them do not have is a default of the class.
+    _is_resolved = False
+    _ticket: Ticket | None = None
+    _to_set: Ticket | None = None
+    _is_cleared = False
+    _login: Identity | None = None
+    _identity: Identity | None = None
+    _ephemeral_id: str | None = None
+    _states: dict[StateKey, ReactiveState] | None = None
+    _ahead: dict[StateKey, Snapshot | None] | None = None
+    _dumps: dict[StateKey, bytes] | None = None
+    _was_session_used = False
+    _mount_url: str | None = None
+    is_started = False
+    is_presented_revoked = False
+    presented_id: str | None = None
+    made_session_id: str | None = None
+    """The id of the session if there is one by now; none is made."""
+    path_params: dict[str, Any] | None = None
+    refused: RequestError | None = None
 
     def __init__(self, engine: FastState, scope: Any, kind: Literal["page", "event", "stream"] = "page") -> None:
         self.engine = engine
         self._scope: Any = scope
         self._kind = kind
-        self._is_resolved = False
-        self._ticket: Ticket | None = None
-        self._to_set: Ticket | None = None
-        self._is_cleared = False
-        self._login: Identity | None = None
-        self._identity: Identity | None = None
-        self._session_id: str | None = None
-        self._ephemeral_id: str | None = None
-        self._states: dict[StateKey, ReactiveState] | None = None
-        self._ahead: dict[StateKey, Snapshot | None] | None = None
-        self._dumps: dict[StateKey, bytes] | None = None
-        self._was_session_used = False
-        self.is_started = False
-        self.is_presented_revoked = False
-        self.presented_id: str | None = None
-        self.path_params: dict[str, Any] | None = None
-        self.refused: RequestError | None = None
-        self.headers = headers_of(scope)
-        self.mount_url = engine.mount_url_of(scope)
+        raw = scope.get("headers", ())
+        headers: dict[bytes, bytes] = dict(raw)
+        self.headers = headers if len(headers) == len(raw) else joined_headers(raw)
 
     def __repr__(self) -> str:
         return f"<RequestContext {'resolved' if self._is_resolved else 'not resolved'}>"
 
     def close(self) -> None:
         """Let go of the scope, which refers to this object; in debug, report copies that were changed in place."""
+        self._mount_url = self.mount_url
         self._scope, self.refused = {}, None
         if self._dumps:
             self._report_changes()
@@ -179,6 +160,13 @@ class RequestContext:
         return self.engine.settings.heartbeat
 
     @property
+    def mount_url(self) -> str:
+        """Where the sub-application is for this request, quoted for a URL."""
+        if self._mount_url is None:
+            self._mount_url = self.engine.mount_url_of(self._scope)
+        return self._mount_url
+
+    @property
     def script_url(self) -> str:
         """Where the Datastar module comes from."""
         return self.engine.script_url(self.mount_url)
@@ -186,7 +174,7 @@ class RequestContext:
     @property
     def is_secure(self) -> bool:
         """Whether the request came by https, as far as the server knows."""
-        return self._scope.get("scheme") in ("https", "wss")
+        return self._scope.get("scheme") in _SECURE_SCHEMES
 
     @property
     def is_page(self) -> bool:
@@ -205,9 +193,9 @@ class RequestContext:
         if self.resolve_now():
             return self
         engine = self.engine
-        ticket = engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
+        ticket = engine.cookie.read(self.headers.get(b"cookie"), self.is_secure)
         if ticket is not None:
-            self._take_ticket(ticket, *await engine.records.get_records(ticket.names))
+            self._take_ticket(ticket, await engine.records.get_records(ticket.names))
         authenticate = engine.settings.authenticate
         if authenticate is None:
             self._take_identity(self._login or from_scope(self._scope))
@@ -219,20 +207,24 @@ class RequestContext:
         """Do what ``resolve`` does if nothing has to be waited for; tell whether session and identity are known now."""
         if self._is_resolved:
             return True
-        engine = self.engine
-        records = engine.records.immediate
-        if records is None or engine.settings.authenticate is not None:
+        engine, scope = self.engine, self._scope
+        records = engine.records_here
+        if records is None:
             return False
-        ticket = engine.cookie.read(self.headers.get(b"cookie"), is_secure=self.is_secure)
-        if ticket is not None:
-            self._take_ticket(ticket, *records.records_now(ticket.names))
-        self._take_identity(self._login or from_scope(self._scope))
+        header = self.headers.get(b"cookie")
+        if header is not None:
+            ticket = engine.cookie.read(header, scope.get("scheme") in _SECURE_SCHEMES)
+            if ticket is not None:
+                self._take_ticket(ticket, records.records_now(ticket.names))
+        if self._login is not None or "user" in scope:
+            self._take_identity(self._login or from_scope(scope))
+        self._is_resolved = True
         return True
 
     def _take_identity(self, who: Identity | None) -> None:
         self._identity = who
-        if who is not None and who is not self._login and self._session_id is None and self._is_program():
-            self._session_id = session_of_program(who.user_id)
+        if who is not None and who is not self._login and self.made_session_id is None and self._is_program():
+            self.made_session_id = session_of_program(who.user_id)
         self._is_resolved = True
 
     def _is_program(self) -> bool:
@@ -243,28 +235,30 @@ class RequestContext:
         is_browser = any(name in self.headers for name in _BROWSER_HEADERS)
         return not is_browser and b"text/html" not in self.headers.get(b"accept", b"")
 
-    def _take_ticket(self, ticket: Ticket, data: bytes | None, *logouts: bytes | None) -> None:
+    def _take_ticket(self, ticket: Ticket, records: Sequence[bytes | None]) -> None:
         """Use a cookie, unless a logout or login made it worthless.
 
         Args:
             ticket: what the cookie says.
-            data: the record of its login.
-            logouts: the record of its user's logouts everywhere, if the ticket names a user.
+            records: of its login, and if the ticket names a user of that user's logouts everywhere.
         """
-        self.presented_id = ticket.session_id
+        session_id = self.presented_id = ticket.session_id
+        data = records[0]
         if data is None:
-            self._ticket, self._session_id = ticket, ticket.session_id
+            self._ticket = ticket
+            self.made_session_id = session_id
         else:
             record = SessionRecord.load(data)
-            is_over = bool(logouts) and logouts[0] is not None and logouts[0] != record.generation.encode()
+            logouts = records[1] if len(records) > 1 else None
+            is_over = logouts is not None and logouts != record.generation.encode()
             if record.is_revoked or is_over:
                 self.is_presented_revoked = True
                 return
-            self._ticket, self._session_id = ticket, record.session_id
+            self._ticket, self.made_session_id = ticket, record.session_id
             self._login = record.identity if record.identity and not record.identity.is_expired else None
-        if (self._kind == "event" or self.is_page) and not self.is_started:
+        if ticket.is_due and (self._kind == "event" or self.is_page) and not self.is_started:
             self._to_set = self.engine.cookie.renewed(ticket)
-            self._was_session_used = self._was_session_used or self._to_set is not None
+            self._was_session_used = True
 
     def _resolved(self) -> None:
         """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
@@ -286,10 +280,10 @@ class RequestContext:
         """The id of the session, made if a page or event needs one; None where none may be made."""
         self._resolved()
         self._was_session_used = True
-        if self._session_id is None and self._can_make_session():
+        if self.made_session_id is None and self._can_make_session():
             ticket = self._to_set = self._ticket = new_ticket()
-            self._session_id, self._is_cleared = ticket.session_id, False
-        return self._session_id
+            self.made_session_id, self._is_cleared = ticket.session_id, False
+        return self.made_session_id
 
     def _can_make_session(self) -> bool:
         mode = self.header(b"sec-fetch-mode")
@@ -307,15 +301,10 @@ class RequestContext:
         return float("inf") if self._ticket is None else self.engine.cookie.expires_at_s(self._ticket)
 
     @property
-    def made_session_id(self) -> str | None:
-        """The id of the session if there is one by now; none is made."""
-        return self._session_id
-
-    @property
     def has_session(self) -> bool:
         """Whether the request came with a valid session."""
         self._resolved()
-        return self._session_id is not None
+        return self.made_session_id is not None
 
     @property
     def identity(self) -> Identity | None:
@@ -356,7 +345,7 @@ class RequestContext:
         logouts = (await self.engine.records.get_records((logouts_of(mark),)))[0]
         generation = "" if logouts is None else logouts.decode()
         ticket = new_ticket(mark)
-        session_id = ticket.session_id if is_other_user or self._session_id is None else self._session_id
+        session_id = ticket.session_id if is_other_user or self.made_session_id is None else self.made_session_id
         ttl_s = self.engine.settings.session_max_age
         record = SessionRecord(session_id, identity, generation=generation)
         records = {ticket.record_name: (record.dump(), ttl_s)}
@@ -365,7 +354,7 @@ class RequestContext:
             records[old.record_name] = (SessionRecord(is_revoked=True).dump(), ttl_s)
         await self.engine.records.put_records(records)
         self._ticket = self._to_set = ticket
-        self._session_id, self._login, self._identity = session_id, identity, identity
+        self.made_session_id, self._login, self._identity = session_id, identity, identity
         self._is_cleared, self._was_session_used, self._states = False, True, None
         if old is not None:
             await self.engine.end_streams(Ended(session=old.session_id))
@@ -384,9 +373,9 @@ class RequestContext:
         self._refuse_if_started("logout")
         if everywhere and self._identity is not None:
             await self.engine.logout_user(self._identity.user_id)
-        ticket, session_id = self._ticket, self._session_id
+        ticket, session_id = self._ticket, self.made_session_id
         other = None if self._identity is self._login else self._identity
-        self._ticket = self._to_set = self._session_id = self._login = self._identity = None
+        self._ticket = self._to_set = self.made_session_id = self._login = self._identity = None
         self._was_session_used, self._states, self._is_cleared = True, None, True
         if ticket is not None and session_id is not None:
             revoked = SessionRecord(is_revoked=True).dump()
@@ -429,12 +418,13 @@ class RequestContext:
             MissingParameterError: no record or component id.
             AuthenticationError: a user state and nobody is logged in.
         """
-        match plan.scope:
-            case StateScope.GLOBAL:
-                return StateKey(StateScope.GLOBAL, plan.name)
-            case StateScope.SESSION:
-                self._was_session_used = True
-                return session_key(plan.name, self._session_id or self._session_or_ephemeral())
+        scope = plan.scope
+        if scope is StateScope.SESSION:
+            self._was_session_used = True
+            return session_key(plan.name, self.made_session_id or self._session_or_ephemeral())
+        if scope is StateScope.GLOBAL:
+            return global_key(plan.name)
+        match scope:
             case StateScope.USER:
                 user = self.user
                 if user is None:
@@ -674,15 +664,12 @@ class RequestContext:
             state.delete()
 
 
-def headers_of(scope: Any) -> dict[bytes, bytes]:
-    """Return a request's headers by name; what was sent twice is joined (RFC 9110 5.3), cookies by a semicolon."""
-    raw: list[tuple[bytes, bytes]] = scope.get("headers", ())
-    headers = dict(raw)
-    if len(headers) != len(raw):
-        headers.clear()
-        for name, value in raw:
-            known = headers.get(name)
-            headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
+def joined_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by name; what was sent twice is joined (RFC 9110 5.3), cookies by a semicolon."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in raw:
+        known = headers.get(name)
+        headers[name] = value if known is None else known + (b"; " if name == b"cookie" else b", ") + value
     return headers
 
 

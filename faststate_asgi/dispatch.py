@@ -7,7 +7,7 @@ session, rights, rate and size, all before the body is read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -28,8 +28,9 @@ from .errors import (
 from .events import EventSpec
 from .generators import StreamedCall
 from .identity import check_guard, mark_of
+from .keys import StateKey
 from .origins import check_origin
-from .parameters import Source
+from .parameters import Injected, Source
 from .registry import StatePlan
 from .responses import PROBLEM_HEADERS, Headers, describe, error_frame, header_items, location, problem_body, respond
 from .state import ReactiveState, Signals
@@ -49,6 +50,29 @@ _NOTHING = Incoming()
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+class Route:
+    """What all requests for one event of one registered class have in common; made with the first of them.
+
+    Args:
+        plan: the class.
+        spec: the event.
+    """
+
+    def __init__(self, plan: StatePlan, spec: EventSpec) -> None:
+        self.plan, self.spec = plan, spec
+        self.binder: Binder = binder_of(spec)
+        self.tail = f":{spec.path}:"
+        config, guard = plan.config, spec.options.guard
+        self.is_open = plan.guard.is_open and guard.is_open
+        self.is_limited = plan.rate is not None or spec.options.rate_limit is not None
+        self.is_generator = spec.is_generator
+        self.is_alone = self.binder.is_alone
+        self.injected = self.binder.injected
+        self.is_direct = (
+            self.binder.is_direct and not guard.owner_only and config.owner_field is None and config.authorize is None
+        )
+
+
 class EventRequest:
     """One request for one event; lives until it is answered.
 
@@ -56,59 +80,41 @@ class EventRequest:
         engine: the engine.
         context: of the request.
         scope: of the request.
-        plan: the class.
-        spec: the event.
+        route: the event.
         path_params: of a custom path.
     """
 
-    __slots__ = (
-        "_had_session",
-        "arguments",
-        "background",
-        "binder",
-        "context",
-        "digest",
-        "engine",
-        "idempotency_key",
-        "incoming",
-        "is_datastar",
-        "key",
-        "live",
-        "names",
-        "owner",
-        "path_params",
-        "plan",
-        "raw",
-        "scope",
-        "spec",
-        "typed",
-        "version",
-        "wanted",
-    )
+    # What most requests do not have is a default of the class.
+    live = _NO_LIVE
+    typed: Typed | None = None
+    incoming = _NOTHING
+    names: tuple[str, ...] = ()
+    joined: tuple[tuple[StatePlan, StateKey], ...] = ()
+    digest = b""
+    version = NO_VERSION
+    background: Any = None
+    raw: Response | None = None
 
     def __init__(
-        self,
-        engine: FastState,
-        context: RequestContext,
-        scope: Any,
-        plan: StatePlan,
-        spec: EventSpec,
-        path_params: dict[str, Any],
+        self, engine: FastState, context: RequestContext, scope: Any, route: Route, path_params: dict[str, Any] | None
     ) -> None:
-        self.engine, self.context, self.scope = engine, context, scope
-        self.plan, self.spec, self.path_params = plan, spec, path_params
-        self.binder: Binder = binder_of(spec)
-        self.incoming = _NOTHING
+        self.engine = engine
+        self.context = context
+        self.scope = scope
+        self.route = route
+        self.plan = route.plan
+        self.spec = route.spec
+        self.is_direct = route.is_direct
+        self.is_alone = route.is_alone
+        self.path_params = path_params
         headers = context.headers
-        key, live = headers.get(b"idempotency-key"), headers.get(b"faststate-live", b"undefined")
+        key, live = headers.get(b"idempotency-key"), headers.get(b"faststate-live")
         self.is_datastar = headers.get(b"datastar-request") == b"true"
         self.idempotency_key: str | None = None if key is None else key.decode("latin-1")
-        self.live = _NO_LIVE if live == b"undefined" else frozenset(live.decode("latin-1").split(","))
-        self.typed = None if spec.bound_field is None else typed_of(headers.get(HEADER))
-        self.version = NO_VERSION
-        self.background: Any = None
-        self.raw: Response | None = None
-        self.digest = b""
+        if live is not None and live != b"undefined":
+            self.live = frozenset(live.decode("latin-1").split(","))
+        if self.spec.bound_field is not None:
+            self.typed = typed_of(headers.get(HEADER))
 
     # -- before the turn ---------------------------------------------------------------------------------------------
 
@@ -118,16 +124,35 @@ class EventRequest:
         Raises:
             RequestError: at the first gate that refuses.
         """
-        engine, context, plan, spec = self.engine, self.context, self.plan, self.spec
-        if not (plan.guard.is_open and spec.options.guard.is_open):
-            check_guard(plan.guard, context.identity)
-            check_guard(spec.options.guard, context.identity)
-        self._had_session = context.made_session_id is not None
-        self.key = context.key_of(plan)
-        rate = spec.options.rate_limit
-        if rate is not None or plan.rate is not None:
-            caller = context.made_session_id if self._had_session else None
-            engine.limit_rate(plan, spec, caller or context.client_address)
+        context, route, idempotency_key = self.context, self.route, self.idempotency_key
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_CHARS:
+            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
+        if not route.is_open:
+            check_guard(self.plan.guard, context.identity)
+            check_guard(self.spec.options.guard, context.identity)
+        session_id = context.made_session_id
+        self.key = context.key_of(self.plan)
+        if route.is_limited:
+            self.engine.limit_rate(self.plan, self.spec, session_id or context.client_address)
+        self.owner = context.made_session_id or ""
+        if idempotency_key is not None:
+            if session_id is not None and context.presented_id in (session_id, None):
+                # With its own cookie, or a program, which has one session for each user.
+                self.names = (session_id + route.tail + idempotency_key,)
+            else:
+                self.names = self._names(route.tail + idempotency_key)
+
+    def _names(self, tail: str) -> tuple[str, ...]:
+        """Return under which names the answer is remembered if the session is not the presented one.
+
+        A first click has no session yet, and a click that logs in or out makes its own cookie worthless; the repetition
+        may come with the old cookie or the new one, so it is found under both.
+        """
+        session_id, presented_id = self.context.made_session_id, self.context.presented_id
+        user = self.context.user
+        stranger = "" if user is None else mark_of(user)
+        owners = dict.fromkeys(owner for owner in (session_id, presented_id or stranger) if owner is not None)
+        return tuple(owner + tail for owner in owners)
 
     def take(self, incoming: Incoming) -> None:
         """Check the data and bind it; what the runtime needs is known then.
@@ -135,45 +160,32 @@ class EventRequest:
         Raises:
             RequestError: an argument, or another state, that is refused.
         """
-        context, plan = self.context, self.plan
-        self.incoming = incoming
+        self.incoming, binder = incoming, self.route.binder
         if self.path_params:
             incoming.path = self.path_params
             incoming.digest += repr(sorted(self.path_params.items())).encode()
-        self.arguments = self.binder.bind(incoming)
-        self.names = self._names(had_session=self._had_session)
-        self.wanted = [(plan, self.key)]
-        for item in self.binder.joins:
-            assert item.state is not None, "joined parameters name a state"
-            other = self.engine.registry.plan(item.state)
-            check_guard(other.guard, context.identity)
-            self.wanted.append((other, context.key_of(other)))
+        self.arguments = binder.bind(incoming)
         self.digest = incoming.digest
-        self.owner = context.made_session_id or ""
+        if binder.joins:
+            self.joined = tuple(self._joined(item) for item in binder.joins)
 
-    def _names(self, *, had_session: bool) -> tuple[str, ...]:
-        """Return under which names the answer is remembered.
+    def _joined(self, item: Injected) -> tuple[StatePlan, StateKey]:
+        assert item.state is not None, "joined parameters name a state"
+        plan = self.engine.registry.plan(item.state)
+        check_guard(plan.guard, self.context.identity)
+        return plan, self.context.key_of(plan)
 
-        A first click has no session yet, and a click that logs in or out makes its own cookie worthless; the repetition
-        may come with the old cookie or the new one, so it is found under both.
-        """
-        if self.idempotency_key is None:
-            return ()
-        tail = f"{self.spec.path}:{self.idempotency_key}"
-        session_id, presented_id = self.context.made_session_id, self.context.presented_id
-        if had_session and session_id == presented_id:
-            return (f"{session_id}:{tail}",)
-        if had_session and presented_id is None:  # a program, which has one session for each user
-            return (f"{session_id}:{tail}",)
-        user = self.context.user
-        stranger = "" if user is None else mark_of(user)
-        owners = dict.fromkeys(owner for owner in (session_id, presented_id or stranger) if owner is not None)
-        return tuple(f"{owner}:{tail}" for owner in owners)
+    @property
+    def wanted(self) -> list[tuple[StatePlan, StateKey]]:
+        """All states that change together, the event's own first."""
+        return [(self.plan, self.key), *self.joined]
 
     def late_names(self) -> tuple[str, ...]:
         """Return the name under which the next request of the session that the handler made finds the answer."""
         session_id = self.context.made_session_id
-        return () if session_id is None else (f"{session_id}:{self.spec.path}:{self.idempotency_key}",)
+        if session_id is None or session_id == self.owner:
+            return ()
+        return (f"{session_id}{self.route.tail}{self.idempotency_key}",)
 
     def order_name(self) -> str:
         """Return the name under which the newest request of this tab for this field is remembered."""
@@ -185,45 +197,29 @@ class EventRequest:
     async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Load the states, check the caller's right to them, and complete the arguments."""
         for plan, key in self.wanted:
-            entry = turn.load(plan, key, may_create=False)
+            entry = turn.load(plan, key)
             config = plan.config
             owner_only = plan is self.plan and self.spec.options.guard.owner_only
             if owner_only or config.owner_field is not None or config.authorize is not None:
                 await self.context.authorize(plan, entry.state, "write", owner_only=owner_only)
         own = turn.entries[self.key]
         self.version = own.version
-        if self.binder.injected:
+        if self.route.injected:
             return own.state, {**self.arguments, **await self._injected(turn)}
         return own.state, self.arguments
 
     def prepare_now(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Do what ``prepare`` does, for a call that is direct."""
-        own = turn.load(self.plan, self.key, may_create=False)
+        own = turn.load(self.plan, self.key)
         self.version = own.version
-        if self.binder.injected:
-            simple = {item.name: self._simple(item.source) for item in self.binder.injected}
+        if self.route.injected:
+            simple = {item.name: self._simple(item.source) for item in self.route.injected}
             return own.state, {**self.arguments, **simple}
         return own.state, self.arguments
 
-    @property
-    def is_direct(self) -> bool:
-        """Whether nothing has to be waited for between the turn and the handler."""
-        config = self.plan.config
-        return (
-            self.binder.is_direct
-            and not self.spec.options.guard.owner_only
-            and config.owner_field is None
-            and config.authorize is None
-        )
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it may not share a commit with others on its key."""
-        return self.binder.is_alone
-
     async def _injected(self, turn: Turn) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for item in self.binder.injected:
+        for item in self.route.injected:
             match item.source:
                 case Source.WRITABLE:
                     assert item.state is not None, "joined parameters name a state"
@@ -272,13 +268,12 @@ class EventRequest:
             request._form = self.incoming.form  # pyright: ignore[reportPrivateUsage]  # parsed already
         return request
 
-    def committed(self, updates: list[Update]) -> None:
+    def committed(self, updates: Sequence[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
-        live = self.live
-        missed = [update for update in updates if update.key.label not in live] if live else updates
-        if missed and self.is_datastar and self.context.made_session_id is not None:
-            now = self.engine.loop.time()
-            self.engine.hub.note_answered(self.context.made_session_id, missed, now)
+        live, session_id = self.live, self.context.made_session_id
+        if session_id is not None and self.is_datastar:
+            missed = [update for update in updates if update.key.label not in live] if live else updates
+            self.engine.hub.note_answered(session_id, missed)
 
     # -- after the handler -------------------------------------------------------------------------------------------
 
@@ -309,8 +304,19 @@ class EventRequest:
             if own is None:
                 own = unchanged(self.plan, self.key, self.version)
                 prepared.updates.append(own)
-            own.elements += rendered.elements
+            own.elements += tuple(rendered.elements)
         return rendered
+
+    def respond_one(self, update: Update | None) -> Answer:
+        """Return the answer of an event that returned nothing and changed its own state, or nothing, and no other."""
+        if update is None or (self.live and update.key.label in self.live):
+            return self._answer(b"")
+        parts, context = update.frames, self.context
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if context.sets_no_cookie and body:
+            context.is_started = True
+            return Answer(self.digest, 200, _SSE_OF_SESSION, body)
+        return self._answer(body)
 
     def respond(self, prepared: Prepared, result: Any) -> Answer:
         """Return the answer of an event that did not yield."""
@@ -337,7 +343,7 @@ class EventRequest:
         if own is None:
             own = unchanged(self.plan, self.key, self.version)
             prepared.updates.append(own)
-        own.elements.append(echo.note_frame(path, typed))
+        own.elements += (echo.note_frame(path, typed),)
         parts: list[bytes] = []
         for update in prepared.updates:
             if self._is_wanted(update):
@@ -355,9 +361,6 @@ class EventRequest:
         """Return the answer with these frames, 204 if there are none."""
         if not body:
             return Answer(self.digest, 204, (_NO_STORE, *self._session_headers()))
-        if self.context.sets_no_cookie:
-            self.context.is_started = True
-            return Answer(self.digest, 200, _SSE_OF_SESSION, body)
         return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
 
     def _raw(self, response: Response) -> Answer:
@@ -425,30 +428,49 @@ async def handle_event(
     engine: FastState, context: RequestContext, scope: Any, receive: Receive, send: Send, path: str
 ) -> None:
     """Answer one request below ``/events/``."""
-    entries, path_params = engine.registry.routes(path)
-    method = scope["method"]
-    found = entries[0] if len(entries) == 1 and entries[0][1].method == method else _of_method(entries, method)
-    if found is None:
-        await _refuse_route(send, entries, path, method)
-        return
-    plan, spec = found
-    settings = engine.settings
-    context.path_params = path_params
-    if context.headers.get(b"sec-fetch-site") != b"same-origin":
+    method, registry = scope["method"], engine.registry
+    path_params: dict[str, Any] | None = None
+    route: Route | None = registry.found.get((method, path))
+    if route is None:
+        entries, path_params = registry.routes(path)
+        entry = next((entry for entry in entries if entry[1].method == method), None)
+        if entry is None:
+            await _refuse_route(send, entries, path, method)
+            return
+        route = Route(*entry)
+        if not path_params:
+            registry.found[method, path] = route
+    if path_params:
+        context.path_params = path_params
+    headers, settings = context.headers, engine.settings
+    if headers.get(b"sec-fetch-site") != b"same-origin":
         try:
-            check_origin(
-                scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=method == "GET"
-            )
+            check_origin(scope, headers, settings.trusted_origins, settings.public_origins, is_read=method == "GET")
         except AuthorizationError as exc:
             problem, _ = describe(exc, path, is_debug=False)
             await respond(send, 403, PROBLEM_HEADERS, problem_body(problem))
             return
     token = current_context.set(context)
-    request = EventRequest(engine, context, scope, plan, spec, path_params)
+    request = EventRequest(engine, context, scope, route, path_params)
     try:
-        answer = await _answer_of(engine, request, receive, send)
-        if answer is None:
-            return
+        try:
+            runtime = engine.runtime
+            if runtime.is_draining:
+                raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
+            if not context.resolve_now():
+                await context.resolve()
+            request.pass_gates()
+            incoming = read_incoming(
+                receive, headers, method, scope.get("query_string", b""), settings.max_body, settings.max_file
+            )
+            request.take(incoming if isinstance(incoming, Incoming) else await incoming)
+            if route.is_generator:
+                await _send_stream(request, await runtime.stream(request), receive, send)
+                return
+            outcome = runtime.run(request)
+            answer = outcome if isinstance(outcome, Answer) else await outcome
+        except Exception as exc:
+            answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
         if request.raw is not None and answer.body is None:
             await request.send_raw(receive, send)
             return
@@ -466,52 +488,22 @@ async def handle_event(
             await request.incoming.aclose()
 
 
-async def _answer_of(engine: FastState, request: EventRequest, receive: Receive, send: Send) -> Answer | None:
-    """Return the answer of one request; None if a generator has sent it."""
-    settings, context = engine.settings, request.context
-    try:
-        if engine.runtime.is_draining:
-            raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
-        if request.idempotency_key is not None and not 0 < len(request.idempotency_key) <= MAX_KEY_CHARS:
-            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
-        if not context.resolve_now():
-            await context.resolve()
-        request.pass_gates()
-        request.take(
-            await read_incoming(
-                receive,
-                context.headers,
-                request.spec.method,
-                request.scope.get("query_string", b""),
-                max_body=settings.max_body,
-                max_file=settings.max_file,
-            )
-        )
-        if request.spec.is_generator:
-            streamed = await engine.runtime.stream(request)
-            await _send_stream(request, streamed, receive, send)
-            return None
-        outcome = engine.runtime.run(request)
-        return outcome if isinstance(outcome, Answer) else await outcome
-    except Exception as exc:
-        return await _remembered_of_old_cookie(engine, request) or request.failed(exc)
-
-
 async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) -> Answer | None:
     """Return the first answer of a click that logged out: its repetition is refused, because the cookie is worthless."""
     presented_id = request.context.presented_id
     if presented_id is None or request.idempotency_key is None or not request.context.is_presented_revoked:
         return None
-    return await engine.records.recall((f"{presented_id}:{request.spec.path}:{request.idempotency_key}",))
+    return await engine.records.recall((f"{presented_id}{request.route.tail}{request.idempotency_key}",))
 
 
 def messages_of(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return an answer as ASGI messages; of one that was too large to remember only the outcome is left."""
-    status, headers, body = answer.status, list(answer.headers), answer.body or b""
-    if answer.body is None and status == 200:
-        status, headers = 204, [_NO_STORE, *(item for item in headers if item[0] == b"set-cookie")]
-    if status != 204:
-        headers.append((b"content-length", b"%d" % len(body)))
+    _, status, remembered, body = answer
+    if body is None:
+        body = b""
+        if status == 200:
+            status, remembered = 204, (_NO_STORE, *(item for item in remembered if item[0] == b"set-cookie"))
+    headers = [*remembered] if status == 204 else [*remembered, (b"content-length", b"%d" % len(body))]
     start = {"type": "http.response.start", "status": status, "headers": headers}
     return start, {"type": "http.response.body", "body": body}
 
@@ -550,10 +542,6 @@ async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: R
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _of_method(entries: list[tuple[StatePlan, EventSpec]], method: str) -> tuple[StatePlan, EventSpec] | None:
-    return next((entry for entry in entries if entry[1].method == method), None)
 
 
 async def _refuse_route(send: Send, entries: list[tuple[StatePlan, EventSpec]], path: str, method: str) -> None:

@@ -9,6 +9,7 @@ variables see one task and one context throughout.
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
@@ -132,25 +133,24 @@ class Starter:
             coroutine: not started.
             context: that it runs in, here and later.
         """
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
         loop, standby = self._loop, self._standby
-        if standby is None or standby.task.cancelling():
+        if loop is None or standby is None or standby.task.cancelling():
+            loop = self._loop = asyncio.get_running_loop()
             standby = self._standby = _Standby(loop)
-        current = asyncio.current_task(loop)
+        task, current = standby.task, current_task(loop)
         if current is not None:
             _leave_task(loop, current)
-        _enter_task(loop, standby.task)
+        _enter_task(loop, task)
         try:
             waiting = context.run(coroutine.send, None)
         except StopIteration as stop:
             return stop.value
         finally:
-            _leave_task(loop, standby.task)
+            _leave_task(loop, task)
             if current is not None:
                 _enter_task(loop, current)
         self._standby = None
-        self._own(standby.task)
+        self._own(task)
         return Suspended(standby, context, coroutine, put_aside(waiting))
 
     async def aclose(self) -> None:

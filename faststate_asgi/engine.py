@@ -11,8 +11,9 @@ import logging
 import secrets
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from threading import get_ident
 from types import FrameType
@@ -38,7 +39,7 @@ from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
 from .steps import ended
-from .stores.base import DatabaseSession, Snapshot, Store
+from .stores.base import DatabaseSession, ImmediateStore, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .transports.base import Transport
@@ -116,6 +117,8 @@ class FastState:
         self._users = 0
         self._to_show: deque[Update] = deque(maxlen=MAX_TO_SHOW)
         self._showing: asyncio.Task[None] | None = None
+        self.records_here: ImmediateStore | None = None
+        """What knows who asks without waiting for anything; None if something has to be waited for."""
 
     def wrap_backends(self, store: Callable[[Store], Store], transport: Callable[[Transport], Transport]) -> None:
         """Put something around every store and transport; for tests that break them.
@@ -175,6 +178,8 @@ class FastState:
         turns = Turns(self.backends.store_of, settings.max_waiting_per_key, announce, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
+        if settings.authenticate is None:
+            self.records_here = self.backends.records.immediate
         current_context.set(current_context.get() or _Outside(self))
         self._loop, self._thread_id = loop, get_ident()
         if self._watchdog is not None:
@@ -203,7 +208,7 @@ class FastState:
         """Start a task that ends with the engine."""
         self._background.add(asyncio.get_running_loop().create_task(coroutine))
 
-    def _announce(self, updates: list[Update]) -> None:
+    def _announce(self, updates: Sequence[Update]) -> None:
         """Tell the streams of this process what was committed, and those of others what to show besides."""
         self.hub.publish(updates)
         for update in updates:
@@ -321,7 +326,7 @@ class FastState:
     async def _keep_house(self) -> None:
         """Purge what has expired."""
         await self.backends.purge(PURGE_LIMIT)
-        self.hub.forget_answered(asyncio.get_running_loop().time(), 60.0)
+        self.hub.forget_answered(time.monotonic(), 60.0)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

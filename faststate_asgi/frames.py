@@ -35,6 +35,8 @@ ANSWER_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 # HTML 9.2.6).
 HEARTBEAT = b": \nevent: datastar-alive\n\n"
 
+_SIGNALS = b"event: datastar-patch-signals\ndata: signals "
+_MISSING_SIGNALS = b"event: datastar-patch-signals\ndata: onlyIfMissing true\ndata: signals "
 _CODE = re.compile(r"[<>&'@$`\x7f]")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _FORBIDDEN_IN_LINE = re.compile(r"[\r\n\x00]")
@@ -64,10 +66,13 @@ def attribute(value: str) -> str:
 
 def signals(patch: Json, *, only_if_missing: bool = False) -> bytes:
     """Return the frame that merges ``patch``, which is in wire form, into the page's signals."""
-    head = b"event: datastar-patch-signals\n"
-    if only_if_missing:
-        head += b"data: onlyIfMissing true\n"
-    return head + b"data: signals " + to_json(patch, inf_nan_mode="constants") + b"\n\n"
+    head = _MISSING_SIGNALS if only_if_missing else _SIGNALS
+    return head + to_json(patch, inf_nan_mode="constants") + b"\n\n"
+
+
+def signals_around(path: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """Return what stands before and after the JSON of signals nested at ``path``."""
+    return _SIGNALS + b"".join(b"{" + to_json(name) + b":" for name in path), b"}" * len(path) + b"\n\n"
 
 
 def signals_text(patch: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
@@ -211,7 +212,7 @@ class Hub:
         else:
             self.reload(mirror)
 
-    def _send_elements(self, mirror: Mirror, elements: list[bytes]) -> None:
+    def _send_elements(self, mirror: Mirror, elements: Sequence[bytes]) -> None:
         """Send one-off elements of an event that changed nothing."""
         if elements:
             mirror.seq += 1
@@ -272,13 +273,16 @@ class Hub:
 
     # -- what a session changed without its stream -------------------------------------------------------------------
 
-    def note_answered(self, session_id: str, updates: Iterable[Update], now: float) -> None:
+    def note_answered(self, session_id: str, updates: Iterable[Update]) -> None:
         """Remember that a page got values in an answer, which may arrive after its stream has opened again."""
-        notes = self._answered.setdefault(session_id, {})
+        notes = self._answered.get(session_id)
+        if notes is None:
+            notes = self._answered[session_id] = {}
+            if len(self._answered) > 10_000:
+                self._answered.pop(next(iter(self._answered)))
+        now = time.monotonic()
         for update in updates:
             notes[update.key] = now
-        if len(self._answered) > 10_000:
-            self._answered.pop(next(iter(self._answered)))
 
     def answered_lately(self, stream: Stream, now: float, within_s: float) -> bytes:
         """Return the newest values of states that the stream's session was answered lately, as one body."""
@@ -433,7 +437,7 @@ class Hub:
 
     def _repeat(self, stream: Stream, now: float) -> None:
         """Send once more what an answer may just be bringing to the page in an older version."""
-        body = self.answered_lately(stream, now, ANSWERED_WITHIN_S)
+        body = self.answered_lately(stream, time.monotonic(), ANSWERED_WITHIN_S)
         if body:
             self.step(stream, {"type": "http.response.body", "body": body, "more_body": True})
         passed_s = REPEAT_AFTER_S[stream.repeats]

@@ -143,30 +143,28 @@ def from_scope(scope: Mapping[str, Any]) -> Identity | None:
 # -- the session cookie ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
     """What a valid session cookie says: a random token, when it was issued and last renewed (Unix seconds).
 
     ``session_id`` is the session of this token, which does not reveal it; ``record_name`` is where a store keeps what
     a login or logout made of it, and ``names`` are those of all that a store knows of it. ``mark`` stands for the user
-    who logged in, empty for nobody. A ticket that an older key signed is due to be signed again.
+    who logged in, empty for nobody. It is due to be set again if it is old, or was signed by an older key.
     """
 
     token: str = field(repr=False)
     issued_at_s: float
     renewed_at_s: float
     mark: str = ""
-    is_of_old_key: bool = False
+    is_due: bool = False
     session_id: str = field(init=False)
     record_name: str = field(init=False)
     names: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        session_id = _digest(self.token)
-        object.__setattr__(self, "session_id", session_id)
-        object.__setattr__(self, "record_name", f"login:{session_id}")
-        names = (self.record_name, logouts_of(self.mark)) if self.mark else (self.record_name,)
-        object.__setattr__(self, "names", names)
+        self.session_id = _digest(self.token)
+        self.record_name = f"login:{self.session_id}"
+        self.names = (self.record_name, logouts_of(self.mark)) if self.mark else (self.record_name,)
 
 
 def new_ticket(mark: str = "") -> Ticket:
@@ -212,27 +210,36 @@ class SessionCookie:
             list(reversed(self._keys)), salt="faststate.session", key_derivation="hmac", digest_method=sha256
         )
         self._newest = Signer(self._keys[0], salt="faststate.session", key_derivation="hmac", digest_method=sha256)
-        self._verified: dict[tuple[bytes, bool], Ticket] = {}
+        # A ticket, since when and until when it is good, and in between from when it is due (Unix seconds).
+        self._verified: dict[bytes, tuple[Ticket, float, float, float]] = {}
+        self._verified_https: dict[bytes, tuple[Ticket, float, float, float]] = {}
 
-    def read(self, header: bytes | None, *, is_secure: bool) -> Ticket | None:
+    def read(self, header: bytes | None, is_secure: bool) -> Ticket | None:
         """Return the ticket in a ``Cookie`` header; None without one, with two, or with one that does not verify.
 
-        On https only the ``__Host-`` name counts: a sibling subdomain can set the other one.
+        On https only the ``__Host-`` name counts: a sibling subdomain can set the other one. A ticket that is due was found
+        to be so just now.
         """
         if header is None:
             return None
-        known = self._verified.get((header, is_secure))
+        verified = self._verified_https if is_secure else self._verified
+        known = verified.get(header)
         if known is None:
-            known = self._found(header, self.host_name if is_secure else self.name)
-            if known is None:
+            ticket = self._found(header, self.host_name if is_secure else self.name)
+            if ticket is None:
                 return None
-            self._verified[header, is_secure] = known
-            if len(self._verified) > _CACHED_COOKIES:
-                del self._verified[next(iter(self._verified))]
+            due_s = ticket.renewed_at_s + self._idle_s / 14
+            known = (ticket, ticket.issued_at_s - CLOCK_TOLERANCE_S, due_s, self.expires_at_s(ticket))
+            verified[header] = known
+            if len(verified) > _CACHED_COOKIES:
+                del verified[next(iter(verified))]
+        ticket, since_s, due_s, until_s = known
         now_s = time.time()
-        if now_s - known.renewed_at_s > self._idle_s:
+        if not since_s <= now_s <= until_s:
             return None
-        return known if -CLOCK_TOLERANCE_S <= now_s - known.issued_at_s <= self._max_age_s else None
+        if now_s > due_s:
+            ticket.is_due = True
+        return ticket
 
     def _found(self, header: bytes, name: str) -> Ticket | None:
         """Return the one ticket of this name in a header, None if it is not ours or not the only one."""
@@ -240,12 +247,9 @@ class SessionCookie:
         values = [value.decode("latin-1") for key, _, value in pairs if key == name.encode()]
         return self._unsign(values[0]) if len(values) == 1 else None
 
-    def renewed(self, ticket: Ticket) -> Ticket | None:
-        """Return the ticket with a new date if a page should set the cookie again, else None."""
-        now_s = time.time()
-        if now_s - ticket.renewed_at_s <= self._idle_s / 14 and not ticket.is_of_old_key:
-            return None
-        return replace(ticket, renewed_at_s=float(int(now_s)), is_of_old_key=False)
+    def renewed(self, ticket: Ticket) -> Ticket:
+        """Return the ticket with a new date, signed by the newest key when it is set."""
+        return replace(ticket, renewed_at_s=float(int(time.time())), is_due=False)
 
     def expires_at_s(self, ticket: Ticket) -> float:
         """Return when the cookie ends if it is not renewed (Unix seconds)."""
@@ -260,8 +264,8 @@ class SessionCookie:
             if base64_encode(base64_decode(signature)).decode() != signature:
                 return None
             token, issued, renewed, *rest = self._signer.unsign(text).decode("ascii").split(".")
-            is_of_old_key = len(self._keys) > 1 and not self._newest.validate(text)
-            return Ticket(token, float(int(issued, 36)), float(int(renewed, 36)), "".join(rest), is_of_old_key)
+            is_due = len(self._keys) > 1 and not self._newest.validate(text)
+            return Ticket(token, float(int(issued, 36)), float(int(renewed, 36)), "".join(rest), is_due)
         except (BadData, ValueError, UnicodeError):
             return None
 

@@ -159,6 +159,12 @@ def session_key(name: str, session_id: str) -> StateKey:
     return StateKey(StateScope.SESSION, name, session_id=session_id)
 
 
+@lru_cache(maxsize=8192)
+def global_key(name: str) -> StateKey:
+    """Return the key of a global state, made once."""
+    return StateKey(StateScope.GLOBAL, name)
+
+
 def state_id(key: StateKey) -> str:
     """Return the UUID that belongs to ``key``, the same on every machine (RFC 9562, version 5)."""
     return str(uuid.uuid5(_NAMESPACE, key))

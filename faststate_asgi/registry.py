@@ -9,11 +9,13 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic_core import from_json, to_json
 from starlette.routing import compile_path
 
+from . import frames
 from .codec import Codec
 from .errors import ConfigurationError, shorten
 from .events import EventSpec
@@ -85,7 +87,7 @@ class StateConfig:
     upgrade: Callable[[dict[str, Json], int], dict[str, Json]] | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class StatePlan:
     """One registered class: its config checked and everything that requests look up.
 
@@ -105,11 +107,19 @@ class StatePlan:
     codec: Codec = field(repr=False)
     key_column: KeyColumn | None = field(default=None, kw_only=True)
     """Of a ``table=True`` state."""
+    scope: StateScope = field(init=False)
+    """Who shares one instance."""
+    is_simple: bool = field(init=False)
+    """Whether all there is of it are public scalars, and any may change."""
 
-    @property
-    def scope(self) -> StateScope:
-        """Who shares one instance."""
-        return self.config.scope
+    def __post_init__(self) -> None:
+        self.scope = self.config.scope
+        self.is_simple = self.codec.is_simple and self.key_column is None
+
+    @cached_property
+    def signals_around(self) -> tuple[bytes, bytes]:
+        """What stands around the JSON of changed signals in a frame, where no id is in their path."""
+        return frames.signals_around(() if self.namespace is None else (self.namespace,))
 
     def loaded(self, data: bytes, shape: str) -> tuple[ReactiveState, dict[str, Json] | None]:
         """Return the state of a snapshot, and unknown fields that are carried along until ``schema_version`` rises.
@@ -171,6 +181,8 @@ class StateRegistry:
         self._by_name: dict[str, StatePlan] = {}
         self._routes: dict[str, list[tuple[StatePlan, EventSpec]]] = {}
         self._patterns: list[tuple[re.Pattern[str], Mapping[str, Any], str]] = []
+        self.found: dict[tuple[str, str], Any] = {}
+        """What ``dispatch.py`` found at a method and a path; emptied when classes come or go."""
 
     # -- registration ----------------------------------------------------------------------------------------------
 
@@ -205,6 +217,7 @@ class StateRegistry:
         return cls
 
     def _add(self, plan: StatePlan) -> None:
+        self.found.clear()
         cls = plan.cls
         for spec in plan.events.values():
             spec.state_name = plan.name
@@ -249,6 +262,7 @@ class StateRegistry:
         plan = self._plans.pop(cls, None)
         if plan is None:
             return
+        self.found.clear()
         del self._by_name[plan.name]
         for path in [path for path, entries in self._routes.items() if any(p is plan for p, _ in entries)]:
             self._routes[path] = [entry for entry in self._routes[path] if entry[0] is not plan]

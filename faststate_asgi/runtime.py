@@ -20,9 +20,11 @@ from .calls import (
     Deadlines,
     Running,
     is_refusal,
+    kept,
     known_answer,
     log_event,
     logger,
+    names_to_keep,
     names_to_recall,
     recalled,
     remembered,
@@ -38,8 +40,9 @@ from .hub import Hub
 from .keys import StateKey
 from .registry import StatePlan
 from .state import ReactiveState
-from .stores.base import Answer, DatabaseSession, ImmediateStore, Store
-from .turns import Entry, Prepared, Turn, Turns, busy, current_turn
+from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
+from .turns import Entry, Prepared, Turn, Turns, busy, current_turn, new_commit_id
+from .updates import Update
 from .workers import Workers
 
 WORKER_THREADS = 40
@@ -126,14 +129,11 @@ class Runtime:
             running.task = asyncio.get_running_loop().create_task(self._run_alone(running))
             return running.waiters[0]
         store, mailboxes, key = self.turns.store_of(call.plan), self.turns.mailboxes, call.key
-        is_free = mailboxes.try_enter(key)
-        if is_free and call.is_direct and self.is_eager and store is self._answers and store.immediate is not None:
-            turn = Turn(self.turns, (key,), store, {key: store.immediate.peek(key)})
-            try:
-                return self._run_now(call, turn, store.immediate)
-            except BaseException:
-                turn.release_now()
-                raise
+        is_free = key not in mailboxes.boxes
+        if is_free:
+            mailboxes.boxes[key] = None
+            if call.is_direct and self.is_eager and store is self._answers and store.immediate is not None:
+                return self._run_now(call, store, store.immediate)
         running = self._begun(call)
         try:
             mailboxes.line_up(key, running)
@@ -178,13 +178,13 @@ class Runtime:
             if not waiter.done():
                 waiter.set_result(answer)
 
-    def _committed(self, call: Call, prepared: Prepared, started_at: float) -> None:
+    def _committed(self, call: Call, updates: Sequence[Update], started_at: float) -> None:
         """Count and log an event whose changes are stored."""
         self.events_run += 1
-        if prepared.updates:
-            call.committed(prepared.updates)
+        if updates:
+            call.committed(updates)
         if logger.isEnabledFor(logging.INFO):
-            log_event(call, prepared, time.monotonic() - started_at)
+            log_event(call, updates, time.monotonic() - started_at)
 
     def event_of(self, task: asyncio.Task[Any] | None) -> str | None:
         """Return which event a task runs, None if it runs none; may be asked from another thread."""
@@ -208,48 +208,75 @@ class Runtime:
 
     # -- at once, where nothing waits --------------------------------------------------------------------------------
 
-    def _run_now(self, call: Call, turn: Turn, now: ImmediateStore) -> Answer | Awaitable[Answer]:
-        """Run a call whose turn has been taken and whose store never waits; gives the turn back unless it raises."""
-        names = names_to_recall(call)
-        known = now.recall_all_now(names) if names else None
-        answer = known_answer(call, known) if known else None
-        if answer is not None:
-            turn.release_now()
-            return answer
-        if call.spec.kind is Kind.THREAD:
-            return self._hop(call, turn, now)
-        started_at = time.monotonic()
-        context = copy_context()
-        self._called_now = call
-        try:
-            result = context.run(self._called, call, turn)
-            if call.spec.kind is Kind.ASYNC:
-                result = self._starter.begin(result, context)
-                if type(result) is Suspended:
-                    return self._go_on(call, turn, now, result)
-            prepared = turn.prepare()
-            answer = call.respond(prepared, result)
-        except Exception as exc:
-            return self._failed_now(call, turn, now, exc)
-        except asyncio.CancelledError:  # which the handler raised: nobody has cancelled anything
-            return self._failed_now(call, turn, now, stopping())
-        finally:
-            self._called_now = None
-        self._commit_now(call, turn, now, prepared, answer, started_at)
-        return answer
+    def _run_now(self, call: Call, store: Store, now: ImmediateStore) -> Answer | Awaitable[Answer]:
+        """Run a call whose key's turn has been taken, and whose store never waits.
 
-    @staticmethod
-    def _called(call: Call, turn: Turn) -> Any:
-        """Call a handler that is direct, inside its turn."""
-        current_turn.set(turn)
-        state, arguments = call.prepare_now(turn)
-        return call.spec.func(state, **arguments)
+        What most events are, one that changes its state and returns nothing, takes the short way: ``prepare``, ``respond``
+        and ``commit_now`` in one.
+        """
+        key, spec, turns = call.key, call.spec, self.turns
+        turn = Turn(turns, (key,), store, {key: now.peek(key)})
+        try:
+            names = call.names if call.typed is None else names_to_recall(call)
+            known = now.recall_all_now(names) if names else None
+            answer = known_answer(call, known) if known else None
+            if answer is not None:
+                turn.release_now()
+                return answer
+            if spec.kind is Kind.THREAD:
+                return self._hop(call, turn, now)
+            started_at = time.monotonic()
+            context = copy_context()
+            context.run(current_turn.set, turn)
+            self._called_now = call
+            entry = update = None
+            try:
+                state, arguments = call.prepare_now(turn)
+                result = context.run(spec.func, state, **arguments)
+                if spec.kind is Kind.ASYNC:
+                    result = self._starter.begin(result, context)
+                    if type(result) is Suspended:
+                        return self._go_on(call, turn, now, result)
+                if result is None and call.typed is None:
+                    prepared, entry = None, turn.entries[key]
+                    update = turns.change_of(entry, new_commit_id())
+                    answer = call.respond_one(update)
+                else:
+                    prepared = turn.prepare()
+                    answer = call.respond(prepared, result)
+            except Exception as exc:
+                return self._failed_now(call, turn, now, exc)
+            except asyncio.CancelledError:  # which the handler raised: nobody has cancelled anything
+                return self._failed_now(call, turn, now, stopping())
+            finally:
+                self._called_now = None
+            if prepared is not None or (update is not None and update.data is None):
+                self._commit_now(call, turn, now, prepared or turn.prepare(), answer, started_at)
+                return answer
+            if call.names:
+                now.keep(names_to_keep(call), kept(answer), self._idempotency_ttl_s, call.owner)
+            if update is None or update.data is None or entry is None:
+                updates: tuple[Update, ...] = ()
+            else:
+                updates = (update,)
+                now.put(key, Snapshot(update.version, update.data, entry.shape), turns.ttl_of(entry.plan))
+                turns.announce(updates)
+            turn.is_active = False
+            if turns.mailboxes.boxes[key] is None:
+                del turns.mailboxes.boxes[key]
+            else:
+                turns.mailboxes.leave(key)
+            self._committed(call, updates, started_at)
+        except BaseException:
+            turn.release_now()
+            raise
+        return answer
 
     def _commit_now(
         self, call: Call, turn: Turn, now: ImmediateStore, prepared: Prepared, answer: Answer, started_at: float
     ) -> None:
         turn.commit_now(now, prepared, remembered(call, answer, self._idempotency_ttl_s))
-        self._committed(call, prepared, started_at)
+        self._committed(call, prepared.updates, started_at)
 
     def _failed_now(self, call: Call, turn: Turn, now: ImmediateStore, exc: Exception) -> Answer:
         """Return the answer of a failed call; that its handler ran is remembered."""
@@ -411,7 +438,7 @@ class Runtime:
             await turn.commit(prepared)
             if items:
                 await self._answers.remember(items)
-        self._committed(call, prepared, started_at)
+        self._committed(call, prepared.updates, started_at)
 
     async def _failed(self, call: Call, turn: Turn, exc: BaseException) -> Answer:
         """Return the answer of a handler that failed, remembered before others take the turn."""

@@ -54,22 +54,20 @@ Writable = Annotated[T, WRITABLE]
 class Bond:
     """What ties one copy of a state to its stored original; lives as long as the copy."""
 
-    __slots__ = ("deleted", "id", "key", "namespace", "read_only", "version")
+    deleted = False
+    id: str | None = None
 
     def __init__(
         self,
         key: StateKey | None = None,
         version: str = NO_VERSION,
-        *,
-        read_only: bool = False,
         namespace: str | None = None,
+        read_only: bool = False,
     ) -> None:
         self.key = key
         self.version = version
-        self.read_only = read_only
         self.namespace = namespace
-        self.deleted = False
-        self.id: str | None = None
+        self.read_only = read_only
 
 
 def bond_of(state: ReactiveState) -> Bond | None:
@@ -176,6 +174,8 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     __faststate_fragments__: ClassVar[Mapping[str, Fragment]] = {}
     __faststate_bound__: ClassVar[frozenset[str]] = frozenset()
     __faststate_private__: ClassVar[frozenset[str]] = frozenset()
+    __faststate_assignable__: ClassVar[frozenset[str]] = frozenset()
+    """Fields for which pydantic validates an assignment and does nothing else."""
     __faststate_namespace__: ClassVar[str | None] = None
     __faststate_needs_id__: ClassVar[bool] = False
     __faststate_is_table__: ClassVar[bool] = False
@@ -203,6 +203,9 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         _refuse_reserved_fields(cls)
         cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
         cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
+        cls.__faststate_assignable__ = frozenset(n for n, f in cls.model_fields.items() if not f.frozen)
+        if cls.model_config.get("frozen"):
+            cls.__faststate_assignable__ = frozenset()
         _add_setters(cls)
         _collect(cls)
         cls.__faststate_codec_cache__ = None
@@ -228,7 +231,10 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         return bond is not None and bond.read_only
 
     def __setattr__(self, name: str, value: Any) -> None:
-        bond = bond_of(self)
+        bond: Bond | None = getattr(self, "_faststate_bond", None)
+        if bond is not None and not bond.read_only and name in self.__faststate_assignable__:
+            self.__pydantic_validator__.validate_assignment(self, name, value)
+            return
         if bond is not None and bond.read_only and not name.startswith("_"):
             raise ReadOnlyStateError(
                 f"{type(self).__name__} is a read-only copy here: {name!r} cannot be set; change it in an event, or in "

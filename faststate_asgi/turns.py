@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .codec import NOTHING_KNOWN
@@ -33,6 +32,11 @@ from .updates import Update, make_update
 SERVED_TO_TELL = 32
 LATE_S = 30.0
 _OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
+
+
+def new_commit_id() -> str:
+    """Return 64 random bits."""
+    return f"{random.getrandbits(64):016x}"
 
 
 def next_version(before: str, commit_id: str) -> str:
@@ -84,7 +88,8 @@ class Mailboxes:
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._boxes: dict[StateKey, Line | None] = {}
+        self.boxes: dict[StateKey, Line | None] = {}
+        """Who waits for each key whose turn is taken; who takes and leaves one in the same step looks in here itself."""
         self._max_waiting = max_waiting
         self.refused_at = -math.inf
         """When somebody was last refused because others wait, by the monotonic clock."""
@@ -92,12 +97,12 @@ class Mailboxes:
         """Takes over a key's turn when a call is the next in its line."""
 
     def __len__(self) -> int:
-        return len(self._boxes)
+        return len(self.boxes)
 
     @property
     def waiting(self) -> int:
         """How many wait, over all keys."""
-        return sum(len(waiting) for waiting in self._boxes.values() if waiting)
+        return sum(len(waiting) for waiting in self.boxes.values() if waiting)
 
     def has_refused(self, within_s: float) -> bool:
         """Whether somebody was refused in the last so many seconds because others wait."""
@@ -105,9 +110,9 @@ class Mailboxes:
 
     def try_enter(self, key: StateKey) -> bool:
         """Take the key's turn if it is free."""
-        if key in self._boxes:
+        if key in self.boxes:
             return False
-        self._boxes[key] = None
+        self.boxes[key] = None
         return True
 
     def _line(self, key: StateKey) -> Line:
@@ -116,9 +121,9 @@ class Mailboxes:
         Raises:
             OverloadedError: too many wait already, or it would take too long.
         """
-        waiting = self._boxes[key]
+        waiting = self.boxes[key]
         if waiting is None:
-            waiting = self._boxes[key] = Line()
+            waiting = self.boxes[key] = Line()
         late_s = waiting.wait_s() if waiting else 0.0
         if late_s > LATE_S:
             self.refused_at = time.monotonic()
@@ -135,7 +140,7 @@ class Mailboxes:
 
     def take_calls(self, key: StateKey, limit: int) -> list[Any]:
         """Return the calls at the head of a key's line, at most ``limit`` that nobody has answered yet."""
-        waiting, taken = self._boxes[key], list[Any]()
+        waiting, taken = self.boxes[key], list[Any]()
         while waiting and len(taken) < limit and not isinstance(waiting[0], asyncio.Future):
             call = waiting.serve()
             if not call.is_claimed:  # type: ignore[union-attr]  # futures were told apart above
@@ -168,7 +173,7 @@ class Mailboxes:
 
     def leave(self, key: StateKey) -> None:
         """Hand the turn to the next one who still waits."""
-        waiting = self._boxes[key]
+        waiting = self.boxes[key]
         while waiting:
             head = waiting[0]
             if isinstance(head, asyncio.Future):
@@ -182,7 +187,7 @@ class Mailboxes:
                 assert self.serve is not None, "calls wait only where somebody serves them"
                 self.serve(key)
                 return
-        del self._boxes[key]
+        del self.boxes[key]
 
 
 def _give_up(turn: asyncio.Future[None]) -> None:
@@ -195,19 +200,38 @@ def busy() -> OverloadedError:
     return OverloadedError("Busy; please try again", headers={"Retry-After": "1"})
 
 
-@dataclass(slots=True)
 class Entry:
-    """One state in a turn: as it was loaded, and the private copy that handlers change."""
+    """One state in a turn: as it was loaded, and the private copy that handlers change.
 
-    plan: StatePlan
-    key: StateKey
-    version: str
-    data: bytes | None
-    state: ReactiveState
-    values: dict[str, Any]
-    before: bytes
-    is_blank: bool = False
+    Args:
+        plan: the class.
+        key: which.
+        version: that was loaded.
+        data: that was stored, None if nothing was.
+        state: the private copy, bound.
+        before: the same as ``data`` in the form of today's class.
+    """
+
+    is_blank = False
+    """Whether nothing was stored and there is no default."""
     extra: dict[str, Json] | None = None
+    """Stored fields that the class does not know."""
+
+    @property
+    def shape(self) -> str:
+        """What marks its snapshots: fields that the class does not know are there to be found again."""
+        return f"{self.plan.shape}+" if self.extra else self.plan.shape
+
+    def __init__(
+        self, plan: StatePlan, key: StateKey, version: str, data: bytes | None, state: ReactiveState, before: bytes
+    ) -> None:
+        self.plan = plan
+        self.key = key
+        self.version = version
+        self.data = data
+        self.state = state
+        self.before = before
+        self.values: dict[str, Any] = state.__dict__.copy()
 
 
 # As factories ``list[Update]`` and ``list[Write]`` would cost more than the lists themselves, at every event.
@@ -222,6 +246,27 @@ class Prepared:
         self.writes: list[Write] = []
 
 
+def _unstored(plan: StatePlan, key: StateKey, *, may_create: bool) -> Entry:
+    """Return a state that was never stored as a turn works on it."""
+    if not plan.has_default and (not may_create or plan.must_exist):
+        raise StateNotFoundError(f"{plan.name} does not exist")
+    state = plan.new(key)
+    before = b"" if not plan.has_default or plan.codec.is_all_plain else plan.codec.dump(state)
+    bind(state, Bond(key, NO_VERSION, plan.namespace))
+    entry = Entry(plan, key, NO_VERSION, None, state, before)
+    entry.is_blank = not plan.has_default
+    return entry
+
+
+def _of_other_shape(plan: StatePlan, key: StateKey, snapshot: Snapshot) -> Entry:
+    """Return a state that an older or newer class has stored as a turn works on it."""
+    state, extra = plan.loaded(snapshot.data, snapshot.shape)
+    bind(state, Bond(key, snapshot.version, plan.namespace))
+    entry = Entry(plan, key, snapshot.version, snapshot.data, state, plan.codec.dump(state, extra))
+    entry.extra = extra
+    return entry
+
+
 class Turn:
     """The right to change some keys, from ``Turns.take`` until ``release``.
 
@@ -232,7 +277,10 @@ class Turn:
         snapshots: what is stored of each key; None for what is not.
     """
 
-    __slots__ = ("_owner", "entries", "is_active", "keys", "lease", "now", "session", "snapshots", "store")
+    # One is taken for every event: what most of them do not have is a default of the class.
+    lease: Lease | None = None
+    session: DatabaseSession | None = None
+    is_active = True
 
     def __init__(
         self, owner: Turns, keys: tuple[StateKey, ...], store: Store, snapshots: Mapping[StateKey, Snapshot | None]
@@ -240,20 +288,29 @@ class Turn:
         self._owner = owner
         self.keys = keys
         self.store = store
-        self.now = store.immediate
         self.snapshots = snapshots
-        self.lease: Lease | None = None
-        self.session: DatabaseSession | None = None
         self.entries: dict[StateKey, Entry] = {}
-        self.is_active = True
 
-    def load(self, plan: StatePlan, key: StateKey, *, may_create: bool) -> Entry:
+    def load(self, plan: StatePlan, key: StateKey, may_create: bool = False) -> Entry:
         """Make the private copy of one state.
 
         Raises:
             StateNotFoundError: it was never stored and has required fields.
         """
-        entry = self.entries[key] = self._owner.entry(plan, key, self.snapshots[key], may_create=may_create)
+        snapshot = self.snapshots[key]
+        if snapshot is None:
+            entry = _unstored(plan, key, may_create=may_create)
+        else:
+            version, data, shape = snapshot
+            if shape == plan.shape:
+                spares = self._owner.spares
+                spare = spares.take(key, data) if spares.kept else None
+                state = plan.codec.load(data) if spare is None else spare
+                bind(state, Bond(key, version, plan.namespace))
+                entry = Entry(plan, key, version, data, state, data)
+            else:
+                entry = _of_other_shape(plan, key, snapshot)
+        self.entries[key] = entry
         return entry
 
     def prepare(self) -> Prepared:
@@ -262,18 +319,12 @@ class Turn:
         Raises:
             InvalidStateError: a value that its field, or a page, refuses; or a fragment that is none.
         """
-        prepared = Prepared(f"{random.getrandbits(64):016x}")
+        prepared = Prepared(new_commit_id())
         for entry in self.entries.values():
             update = self._owner.change_of(entry, prepared.commit_id)
-            if update is None:
-                continue
-            ttl_s = self._owner.ttl_of(entry.plan)
-            # Fields that the class does not know are there to be found again.
-            shape = f"{entry.plan.shape}+" if entry.extra else entry.plan.shape
-            prepared.updates.append(update)
-            prepared.writes.append(
-                Write(entry.key, update.before, update.version, update.data, update.names, shape, ttl_s)
-            )
+            if update is not None:
+                prepared.updates.append(update)
+                prepared.writes.append(self._owner.write_of(entry, update))
         return prepared
 
     async def commit(self, prepared: Prepared, remember: Sequence[Remember] = ()) -> None:
@@ -281,8 +332,8 @@ class Turn:
         if self.session is not None and self.session.is_used:
             await self._commit_with(self.session, prepared, remember)
             return
-        if self.now is not None:
-            self.commit_now(self.now, prepared, remember)
+        if self.store.immediate is not None:
+            self.commit_now(self.store.immediate, prepared, remember)
             return
         assert self.lease is not None, "commit() belongs inside the turn"
         lease = self.lease
@@ -379,7 +430,7 @@ class Turns:
         self,
         store_of: Callable[[StatePlan], Store],
         max_waiting: int,
-        announce: Callable[[list[Update]], None],
+        announce: Callable[[Sequence[Update]], None],
         session_s: float | None = None,
     ) -> None:
         self._session_s = session_s
@@ -388,7 +439,7 @@ class Turns:
         self.announce = announce
         self._leased: dict[int, tuple[Lease, Store]] = {}
         self.mailboxes = Mailboxes(max_waiting)
-        self._spares = Spares()
+        self.spares = Spares()
 
     async def take(self, wanted: Sequence[tuple[StatePlan, StateKey]], wait_s: float) -> Turn:
         """Wait for the turn on all keys and load what is stored.
@@ -445,6 +496,11 @@ class Turns:
             known = self._ttls[id(plan)] = (plan, ttl_s)
         return known[1]
 
+    def write_of(self, entry: Entry, update: Update) -> Write:
+        """Return what a store is to keep of a change."""
+        ttl_s = self.ttl_of(entry.plan)
+        return Write(entry.key, update.before, update.version, update.data, update.names, entry.shape, ttl_s)
+
     def hold(self, lease: Lease, store: Store) -> None:
         """Renew a lease from now on."""
         self._leased[id(lease)] = (lease, store)
@@ -482,49 +538,38 @@ class Turns:
             raise ConfigurationError(f"states in different stores cannot change together: {places}")
         return first
 
-    def entry(self, plan: StatePlan, key: StateKey, snapshot: Snapshot | None, *, may_create: bool) -> Entry:
-        """Return one state as a turn works on it."""
-        if snapshot is not None:
-            spares = self._spares
-            spare = spares.take(key, snapshot.data) if spares.kept and snapshot.shape == plan.shape else None
-            state, extra = (spare, None) if spare is not None else plan.loaded(snapshot.data, snapshot.shape)
-            bind(state, Bond(key, snapshot.version, namespace=plan.namespace))
-            before = snapshot.data if snapshot.shape == plan.shape else plan.codec.dump(state, extra)
-            values = dict(state.__dict__)
-            return Entry(plan, key, snapshot.version, snapshot.data, state, values, before, extra=extra)
-        if not plan.has_default and (not may_create or plan.must_exist):
-            raise StateNotFoundError(f"{plan.name} does not exist")
-        state = plan.new(key)
-        before = b"" if not plan.has_default or plan.codec.is_all_plain else plan.codec.dump(state)
-        bind(state, Bond(key, namespace=plan.namespace))
-        return Entry(plan, key, NO_VERSION, None, state, dict(state.__dict__), before, is_blank=not plan.has_default)
-
     def change_of(self, entry: Entry, commit_id: str) -> Update | None:
         """Return what a handler changed in one state, None for nothing."""
-        plan, key, bond = entry.plan, entry.key, bond_of(entry.state)
+        plan, key, own = entry.plan, entry.key, entry.state
+        bond = bond_of(own)
         assert bond is not None, "states of a turn are bound"
         if bond.deleted:
             return self._deletion(entry)
-        if plan.key_column is not None and not plan.key_column.is_of(entry.state, key):
+        before = entry.version
+        if plan.is_simple and entry.extra is None and not entry.is_blank:
+            values = plan.codec.simple_changes(own, entry.values)
+            if not values:
+                return None
+            data = plan.codec.dump_simple(own)
+            version = bond.version = next_version(before, commit_id)
+            return Update(plan, key, before, version, data, tuple(values), values, values)
+        if plan.key_column is not None and not plan.key_column.is_of(own, key):
             raise InvalidStateError(f"{plan.name}.{plan.key_column.name}: the primary key of a row cannot be changed")
         if entry.is_blank:
-            data = plan.codec.dump(entry.state)
+            data = plan.codec.dump(own)
             state, names, known = plan.codec.validated(data), plan.codec.stored, NOTHING_KNOWN
         else:
-            state, change = plan.codec.changes(entry.state, entry.values, entry.before, entry.extra)
+            state, change = plan.codec.changes(own, entry.values, entry.before, entry.extra)
             if change is None:
                 return None
             known = change
             data, names = change.data, change.names
-        version = next_version(entry.version, commit_id)
-        bond.version = version
-        if state is not entry.state:
+        version = bond.version = next_version(before, commit_id)
+        if state is not own:
             bind(state, bond)
         if known.is_reloaded:
-            self._spares.keep(key, data, state)
-        return make_update(
-            plan, key, (entry.version, version), data, names, state, lambda: self.as_loaded(entry), known
-        )
+            self.spares.keep(key, data, state)
+        return make_update(plan, key, (before, version), data, names, state, lambda: self.as_loaded(entry), known)
 
     def _deletion(self, entry: Entry) -> Update | None:
         """Return the update that shows the defaults, None if nothing was stored."""

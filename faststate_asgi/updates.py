@@ -6,6 +6,9 @@ Everything that can fail (a value no page can hold, a fragment that raises) fail
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from pydantic_core import to_json
 
 from . import frames
 from .answers import markup_of
@@ -17,7 +20,7 @@ from .registry import StatePlan
 from .state import ReactiveState, signal_name
 
 
-# As a factory ``list[bytes]`` would cost more than the list itself, at every event.
+# One is made at every event: what most of them do not have is a default of the class.
 class Update:
     """One commit on one state.
 
@@ -36,20 +39,10 @@ class Update:
     ``elements`` are frames that are sent once to every open stream of the state.
     """
 
-    __slots__ = (
-        "_frames",
-        "before",
-        "data",
-        "elements",
-        "fragments",
-        "key",
-        "names",
-        "patch",
-        "plan",
-        "removed",
-        "values",
-        "version",
-    )
+    removed: tuple[str, ...] = ()
+    fragments: Mapping[str, bytes] = MappingProxyType({})
+    elements: tuple[bytes, ...] = ()
+    _frames: list[bytes] | None = None
 
     def __init__(
         self,
@@ -64,19 +57,33 @@ class Update:
         removed: tuple[str, ...] = (),
         fragments: dict[str, bytes] | None = None,
     ) -> None:
-        self.plan, self.key, self.before, self.version = plan, key, before, version
-        self.data, self.names, self.values, self.patch, self.removed = data, names, values, patch, removed
-        self.fragments: dict[str, bytes] = {} if fragments is None else fragments
-        self.elements: list[bytes] = []
-        self._frames: list[bytes] | None = None
+        self.plan = plan
+        self.key = key
+        self.before = before
+        self.version = version
+        self.data = data
+        self.names = names
+        self.values = values
+        self.patch = patch
+        if removed:
+            self.removed = removed
+        if fragments:
+            self.fragments = fragments
 
     @property
     def frames(self) -> list[bytes]:
         """The frames that bring a page from ``before`` to ``version``, made once, without one-off elements."""
-        if self._frames is None:
-            path = signal_path(self.plan, self.key) if self.plan.namespace is not None else ()
-            self._frames = [*signal_frames(path, self.patch, self.removed), *self.fragments.values()]
-        return self._frames
+        made = self._frames
+        if made is None:
+            plan, patch = self.plan, self.patch
+            if plan.is_simple and patch and self.key.own_id is None:
+                before, after = plan.signals_around
+                made = [before + to_json(patch, inf_nan_mode="constants") + after]
+            else:
+                path = signal_path(plan, self.key)
+                made = [*signal_frames(path, patch, self.removed), *self.fragments.values()]
+            self._frames = made
+        return made
 
     def frames_without(self, name: str) -> list[bytes]:
         """Return the same frames without one signal."""
@@ -139,9 +146,6 @@ def make_update(
         InvalidStateError: a value that no page can hold, or a fragment that is none.
     """
     codec = plan.codec
-    if codec.is_simple and not plan.cls.__faststate_fragments__:
-        values = codec.wire_values(state, names)
-        return Update(plan, key, *versions, data, names, values, values)
     public = [name for name in names if name in codec.public]
     values = codec.wire_values(state, [*public, *codec.computed], change.texts)
     patch: dict[str, Json] = values

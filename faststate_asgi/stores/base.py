@@ -106,6 +106,14 @@ class ImmediateStore(Protocol):
         """Store writes and answers at once."""
         ...
 
+    def put(self, key: StateKey, snapshot: Snapshot, ttl_s: float | None) -> None:
+        """Store one state, at once."""
+        ...
+
+    def keep(self, names: Sequence[str], answer: Answer, ttl_s: float, owner: str) -> None:
+        """Keep one answer, at once."""
+        ...
+
     def records_now(self, names: Sequence[str]) -> list[bytes | None]:
         """Return small records by name."""
         ...

@@ -166,25 +166,31 @@ class MemoryStore:
         """Store writes and answers at once."""
         self._check_open()
         for write in writes:
-            self._put(write)
+            if write.data is None:
+                self._drop(write.key)
+            else:
+                self.put(write.key, Snapshot(write.version, write.data, write.shape), write.ttl_s)
         for item in remember:
-            self._keep(item)
+            self.keep(item.names, item.answer, item.ttl_s, item.owner)
 
-    def _put(self, write: Write) -> None:
-        key = write.key
-        if write.data is None:
-            self._drop(key)
-            return
-        old = self._states.pop(key, None)
-        self._states[key] = Snapshot(write.version, write.data, write.shape)
-        self._size_bytes += len(write.data) + STATE_BYTES if old is None else len(write.data) - len(old.data)
-        if key.session_id is not None and key.scope in _OWNED:
-            self._sessions.setdefault(key.session_id, set()).add(key)
-        if write.ttl_s is not None:
-            at = self.clock() + write.ttl_s
+    def put(self, key: StateKey, snapshot: Snapshot, ttl_s: float | None) -> None:
+        """Store one state at once."""
+        if self._is_closed:
+            self._check_open()
+        states = self._states
+        old = states.pop(key, None)
+        states[key] = snapshot
+        if old is None:
+            self._size_bytes += len(snapshot[1]) + STATE_BYTES
+            if key.session_id is not None and key.scope in _OWNED:
+                self._sessions.setdefault(key.session_id, set()).add(key)
+        else:
+            self._size_bytes += len(snapshot[1]) - len(old[1])
+        if ttl_s is not None:
+            at = self.clock() + ttl_s
             if key not in self._expiry:
                 heapq.heappush(self._due, (at, key))
-            self._expiry[key] = (at, write.ttl_s)
+            self._expiry[key] = (at, ttl_s)
         if self._size_bytes > self._evicts_at:
             self._evict(key)
 
@@ -274,7 +280,8 @@ class MemoryStore:
 
     def recall_all_now(self, names: Sequence[str]) -> dict[str, Answer]:
         """Return kept answers by name."""
-        self._check_open()
+        if self._is_closed:
+            self._check_open()
         found: dict[str, Answer] = {}
         for name in names:
             entry = self._answers.get(name)
@@ -284,26 +291,26 @@ class MemoryStore:
 
     async def remember(self, items: Sequence[Remember]) -> None:
         """Keep answers."""
-        self._check_open()
-        for item in items:
-            self._keep(item)
+        self.apply((), items)
 
-    def _keep(self, item: Remember) -> None:
-        expires_at = self.clock() + item.ttl_s
-        owned = self._owners.setdefault(item.owner, deque()) if item.owner else None
-        answer = item.answer
-        entry = (expires_at, answer.digest, answer.status, answer.headers, answer.body)
-        for name in item.names:
-            self._answers[name] = entry
-            if owned is not None:
-                owned.append(name)
-                if len(owned) > ANSWERS_PER_OWNER:
-                    self._answers.pop(owned.popleft(), None)
-        while len(self._answers) > self._max_answers:
-            self._answers.popitem(last=False)
-        if answer.body is not None and len(answer.body) >= LARGE_BYTES:
-            self._bodies.append((expires_at, item.names, len(answer.body)))
-            self._bodies_bytes += len(answer.body)
+    def keep(self, names: Sequence[str], answer: Answer, ttl_s: float, owner: str) -> None:
+        """Keep one answer at once."""
+        answers, body, expires_at = self._answers, answer[3], self.clock() + ttl_s
+        entry = (expires_at, answer[0], answer[1], answer[2], body)
+        if owner:
+            owned = self._owners.get(owner)
+            if owned is None:
+                owned = self._owners[owner] = deque()
+            owned += names
+            while len(owned) > ANSWERS_PER_OWNER:
+                answers.pop(owned.popleft(), None)
+        for name in names:
+            answers[name] = entry
+        while len(answers) > self._max_answers:
+            answers.popitem(last=False)
+        if body is not None and len(body) >= LARGE_BYTES:
+            self._bodies.append((expires_at, tuple(names), len(body)))
+            self._bodies_bytes += len(body)
             while self._bodies_bytes > self._max_bytes:
                 self._drop_oldest_body()
 
@@ -322,7 +329,8 @@ class MemoryStore:
 
     def records_now(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
-        self._check_open()
+        if self._is_closed:
+            self._check_open()
         if not self._records:
             return [None] * len(names)
         now = self.clock()

@@ -121,7 +121,7 @@ async def test_a_session_ends_when_it_was_idle_or_has_lasted_too_long(
         assert ("set-cookie" in answer.headers) is is_renewed
         if is_good and is_renewed:
             value = answer.headers["set-cookie"].partition("=")[2].partition(";")[0]
-            renewed = app.faststate.cookie.read(f"faststate_session={value}".encode(), is_secure=False)
+            renewed = app.faststate.cookie.read(f"faststate_session={value}".encode(), False)
             assert renewed.session_id == ticket.session_id
             assert renewed.issued_at_s == ticket.issued_at_s
 
@@ -170,8 +170,8 @@ async def test_a_cookie_of_an_older_key_is_good_and_signed_again_and_that_of_a_r
     async with FastStateClient(app) as client:
         assert "set-cookie" in (await client.call("Basket/add", headers={"cookie": _joined(first)})).headers
         reader = app.faststate.cookie
-        assert reader.read(_joined(second).encode(), is_secure=False) is not None
-        assert reader.read(_joined(first).encode(), is_secure=False) is None
+        assert reader.read(_joined(second).encode(), False) is not None
+        assert reader.read(_joined(first).encode(), False) is None
 
 
 def _joined(cookies: dict[str, str]) -> str:
