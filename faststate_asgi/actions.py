@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic_core import to_jsonable_python
 
-from . import echo, frames
+from . import echo, frames, order
 from .current import mount_url
 from .errors import ConfigurationError
 
@@ -127,7 +127,7 @@ def make_action(
     query = [f"{name}={quote(value, safe='')}" for name, value in ids.items() if name not in places]
     url = f"{mount_url()}/events/{path}" + (f"?{'&'.join(query)}" if query else "")
     given = {} if payload is None else {"payload": payload}
-    headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}{more_headers and ', '}{more_headers}}}"
+    headers = f"{{{IDEMPOTENCY_HEADER}, {LIVE_HEADER}, {order.HEADER_EXPRESSION}{more_headers and ', '}{more_headers}}}"
     return Action.build(
         spec.method.lower(), url, {**given, **options, "headers": headers, "requestCancellation": "'disabled'"}
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from . import echo, frames
+from . import echo, frames, order
 from .answers import Rendered, render
 from .binding import Binder, Incoming, Receive, binder_of, read_incoming
 from .context import RequestContext
@@ -279,19 +279,25 @@ class EventRequest:
 
     def body(self, updates: list[Update], rendered: Rendered) -> bytes:
         """Return the frames for the asking page, in the order signals, fragments, elements, redirect or script."""
-        parts: list[bytes] = []
-        for update in updates:
-            if self._is_wanted(update):
-                parts += update.frames
+        parts = self._missed(updates)
         own_is_live = self.spec.options.broadcast and self.key.label in self.live
         if not own_is_live:
             parts += rendered.elements
         parts += rendered.last
         return b"".join(parts)
 
-    def _is_wanted(self, update: Update) -> bool:
-        """Whether the asking tab has no stream that brings this update."""
-        return not self.live or update.key.label not in self.live
+    def _missed(self, updates: list[Update]) -> list[bytes]:
+        """Return the frames that no stream brings to the asking tab."""
+        live = self.live
+        if not live:
+            return [frame for update in updates for frame in update.frames]
+        missed = [update for update in updates if update.key.label not in live]
+        return [frame for update in missed for frame in self._in_order(update)]
+
+    def _in_order(self, update: Update) -> list[bytes]:
+        """Return the frames of an update; a page that puts answers in order is told their place."""
+        after = order.after_of(self.context.header(order.HEADER))
+        return update.frames if after is None else update.frames_in_order(after)
 
     def render(self, prepared: Prepared, result: Any) -> Rendered:
         """Return what the handler returned as frames, and hand broadcast elements to the update of its state."""
@@ -309,8 +315,10 @@ class EventRequest:
 
     def respond_one(self, update: Update | None) -> Answer:
         """Return the answer of an event that returned nothing and changed its own state, or nothing, and no other."""
-        if update is None or (self.live and update.key.label in self.live):
+        if update is None:
             return self._answer(b"")
+        if self.live:
+            return self._answer(b"" if update.key.label in self.live else b"".join(self._in_order(update)))
         parts, context = update.frames, self.context
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if context.sets_no_cookie and body:
@@ -325,8 +333,7 @@ class EventRequest:
         if self.typed is not None:
             return self._answer(self._set_by(self.typed, prepared))
         if result is None:
-            parts = [frame for update in prepared.updates if self._is_wanted(update) for frame in update.frames]
-            return self._answer(b"".join(parts))
+            return self._answer(b"".join(self._missed(prepared.updates)))
         rendered = self.render(prepared, result)
         if rendered.response is not None:
             return self._raw(rendered.response)
@@ -343,14 +350,19 @@ class EventRequest:
         if own is None:
             own = unchanged(self.plan, self.key, self.version)
             prepared.updates.append(own)
-        own.elements += (echo.note_frame(path, typed),)
+        note = echo.note_frame(path, typed)
+        own.elements += (note,)
         parts: list[bytes] = []
         for update in prepared.updates:
-            if self._is_wanted(update):
-                parts += (
-                    update.frames_without(field) if typed.is_own and self._has_sent(update, field) else update.frames
-                )
-                parts += update.elements
+            if update.key.label in self.live:
+                continue
+            if typed.is_own and self._has_sent(update, field):
+                parts += update.frames_without(field)
+            else:
+                parts += self._in_order(update)
+            if update is own:
+                after = order.after_of(self.context.header(order.HEADER))
+                parts.append(note if after is None else order.numbered(note, own.key.label, own.version, after))
         return b"".join(parts)
 
     def _has_sent(self, update: Update, field: str) -> bool:

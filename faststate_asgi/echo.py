@@ -87,5 +87,5 @@ def _guard_script() -> str:
 
 
 def guard(paths: list[str]) -> str:
-    """Return the JavaScript that guards fields of a page."""
-    return f"{_guard_script()}; for (const p of {paths!r}) window.faststate.bound.add(p)"
+    """Return the JavaScript that guards a page, and these fields of it while they are typed in."""
+    return _guard_script() + (f"; for (const p of {paths!r}) window.faststate.bound.add(p)" if paths else "")

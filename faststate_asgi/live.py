@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Retries for ever: the server spreads reconnects by its own `retry:` lines. No signal is sent with a stream.
 _STREAM_OPTIONS = (
     "retry: 'always', retryMaxCount: Infinity, retryMaxWait: 30000, "
-    "requestCancellation: el.stream = new AbortController(), filterSignals: {include: /^$/}"
+    "requestCancellation: el.stream = new AbortController(), filterSignals: {include: /^$/}, "
+    "headers: {'FastState-Tab': window.faststate.tab}"
 )
 # A stream that is silent for too long, or that the client has given up on, is opened again, but not one that was
 # refused. Aborting a stream is reported as "finished", too. A hidden tab has none; Datastar opens it again itself.
@@ -127,12 +128,9 @@ def _around(labels: str, bound: tuple[str, ...], mounted_at: str, heartbeat_s: f
         ("data-signals", _SIGNALS),
         ("data-on:datastar-fetch", _ON_FETCH.replace("SILENCE_MS", silence_ms)),
     ]
-    options = _STREAM_OPTIONS
-    if bound:
-        attributes.append(("data-effect", echo.guard(sorted(bound))))
-        options = f"{options}, headers: {{'FastState-Tab': window.faststate.tab}}"
-    opening = f"@get('{address}', {{{options}}})"
+    opening = f"@get('{address}', {{{_STREAM_OPTIONS}}})"
     attributes += [
+        ("data-effect", echo.guard(sorted(bound))),
         ("data-on:faststate-open", _ON_OPEN.replace("SILENCE_MS", silence_ms).replace("OPEN", opening)),
         ("data-init", opening),
     ]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
-from . import frames
+from . import frames, order
 from .echo import with_tab
 from .keys import StateKey
 from .patches import Json, is_object, merge, nest, same, whole
@@ -276,8 +276,13 @@ def snapshot_frames(
     """
     status: dict[str, Json] = {"_faststate": {"connected": True, "live": labels}}
     versions = [mirror.version for mirror in mirrors]
+    held = {mirror.key.label: mirror.version for mirror in mirrors}
+
+    def first(patch: dict[str, Json]) -> bytes:
+        return frames.signals(patch) if tag is None else order.holding(frames.signals(patch), held)
+
     if last_event_id == vector_id(mirrors, versions):
-        return [with_tab(frames.signals(status), tag)]
+        return [with_tab(first(status), tag)]
     blanks: dict[str, Json] = {}
     values: dict[str, Json] = {}
     for mirror in mirrors:
@@ -286,8 +291,8 @@ def snapshot_frames(
         if objects:
             merge(blanks, nest(path, objects))
         merge(values, nest(path, whole(mirror.values)))
-    result = [frames.signals(blanks)] if blanks else []
-    result.append(with_tab(frames.signals(merge(values, status)), tag))
+    result = [first(blanks)] if blanks else []
+    result.append(with_tab(first(merge(values, status)), tag))
     for mirror in mirrors:
         result += mirror.fragments.values()
     return result

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from pydantic_core import to_json
 
-from . import frames
+from . import frames, order
 from .answers import markup_of
 from .codec import NOTHING_KNOWN, Change
 from .errors import InvalidStateError
@@ -84,6 +84,19 @@ class Update:
                 made = [*signal_frames(path, patch, self.removed), *self.fragments.values()]
             self._frames = made
         return made
+
+    def frames_in_order(self, after: str) -> list[bytes]:
+        """Return the same frames for a page that puts answers in order.
+
+        Args:
+            after: what its request said that it had taken in.
+        """
+        signals = len(self.frames) - len(self.fragments)
+        names = [*[""] * signals, *self.fragments]
+        return [
+            order.numbered(frame, self.key.label, self.version, after, name)
+            for frame, name in zip(self.frames, names, strict=True)
+        ]
 
     def frames_without(self, name: str) -> list[bytes]:
         """Return the same frames without one signal."""

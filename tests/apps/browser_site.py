@@ -114,6 +114,11 @@ class Tally(ReactiveState):
         self.echo = text
 
     @event
+    def forget(self) -> None:
+        """Delete all of it."""
+        self.delete()
+
+    @event
     def fail(self) -> None:
         """Refuse, always."""
         self.count = 999
@@ -366,6 +371,7 @@ async def counters(request: Request) -> Response:
         shown("echo", "$echo", tally.echo),
         button("Count", Tally.increment()),
         button("Add", Shared.add()),
+        button("Forget", Tally.forget()),
         button("Fail", Tally.fail()),
         *(button(f"Put {index}", Tally.put(text)) for index, text in enumerate(HARD_TEXTS)),
     )
@@ -378,6 +384,16 @@ async def unwatched(request: Request) -> Response:
         shown("count", "$count"),
         shown("total", "$total"),
         button("Count", Tally.increment()),
+        button("Add", Shared.add()),
+    )
+
+
+async def aside(request: Request) -> Response:
+    """Show a total that the page does not watch beside something that it does."""
+    return page(
+        Live(await Tally.aget(request)),
+        tag("div", data_signals="{total: 0}"),
+        shown("total", "$total"),
         button("Add", Shared.add()),
     )
 
@@ -501,6 +517,7 @@ async def crowd(request: Request) -> Response:
 PAGES: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
     "/": counters,
     "/unwatched": unwatched,
+    "/aside": aside,
     "/form": form,
     "/chat": chat,
     "/job": job,

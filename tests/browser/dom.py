@@ -17,7 +17,7 @@ _WATCH_ANSWERS = """
 () => {
   window.finished = 0
   document.addEventListener('datastar-fetch', (event) => {
-    if (event.detail.type === 'finished' && event.detail.el.tagName === 'BUTTON') window.finished += 1
+    if (event.detail.type === 'finished' && ['BUTTON', 'FORM'].includes(event.detail.el.tagName)) window.finished += 1
   })
 }
 """
@@ -68,6 +68,22 @@ def watch_text(page: Page, selector: str) -> None:
     page.evaluate(_WATCH, selector)
 
 
+def watch_signal(page: Page, name: str) -> None:
+    """Records every value of a signal from now on, also those that are gone before anything is painted."""
+    page.evaluate(
+        "(name) => { const e = document.createElement('i');"
+        "e.setAttribute('data-effect', `(window.effects ??= []).push($${name})`); document.body.append(e) }",
+        name,
+    )
+    page.wait_for_function("() => window.effects?.length")
+
+
+def values(page: Page) -> list[Any]:
+    """Returns the values that the watched signal has had, in order."""
+    found: list[Any] = page.evaluate("() => window.effects")
+    return found
+
+
 def seen(page: Page) -> list[str]:
     """Returns what the watched element has shown, in order."""
     texts: list[str] = page.evaluate("() => window.seen")
@@ -75,13 +91,20 @@ def seen(page: Page) -> list[str]:
 
 
 def count_answers(page: Page) -> None:
-    """Counts the actions of buttons whose answers have been applied from now on."""
+    """Counts the actions of buttons and forms whose answers have been applied from now on."""
     page.evaluate(_WATCH_ANSWERS)
 
 
 def wait_for_answers(page: Page, count: int) -> None:
-    """Returns once that many actions of buttons are finished."""
+    """Returns once that many actions of buttons and forms are finished."""
     page.wait_for_function("(count) => window.finished >= count", arg=count)
+
+
+def reopen(page: Page) -> None:
+    """Lets the page open its stream again at once, without waiting for its turn to come back."""
+    page.evaluate(
+        "() => document.querySelector('[id^=faststate-live]').dispatchEvent(new CustomEvent('faststate-open'))"
+    )
 
 
 def hacked(page: Page) -> Any:

@@ -41,6 +41,8 @@ class Proxy:
         self._to_reset = 0
         self._is_holding = False
         self._holds_streams = False
+        self._holds_parts = False
+        self._parts_held = 0
         self._held: list[Held] = []
         self._streams: set[asyncio.StreamWriter] = set()
         self._cut_where: str | None = None
@@ -75,6 +77,14 @@ class Proxy:
     def hold_streams(self, is_holding: bool = True) -> None:
         """Lets no request for a stream reach the server until further notice."""
         self._call(self._order(holds_streams=is_holding))
+
+    def hold_parts(self, is_holding: bool = True) -> None:
+        """Keeps what the server sends on streams from the browsers until further notice."""
+        self._call(self._order(holds_parts=is_holding))
+
+    def wait_part_held(self) -> None:
+        """Returns once something that the server sent on a stream is held."""
+        self._call(self._wait(lambda: self._parts_held > 0))
 
     def delay(self, requests_s: float, answers_s: float, streams_s: float, seed: int = 0) -> None:
         """Delays each POST, each answer to one, and each part of a stream by up to so long, from now on, at random."""
@@ -130,12 +140,18 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_DEADLINE_S)
 
     async def _order(
-        self, *, to_reset: int | None = None, is_holding: bool | None = None, holds_streams: bool | None = None
+        self,
+        *,
+        to_reset: int | None = None,
+        is_holding: bool | None = None,
+        holds_streams: bool | None = None,
+        holds_parts: bool | None = None,
     ) -> None:
         async with self._changed:
             self._to_reset = self._to_reset if to_reset is None else to_reset
             self._is_holding = self._is_holding if is_holding is None else is_holding
             self._holds_streams = self._holds_streams if holds_streams is None else holds_streams
+            self._holds_parts = self._holds_parts if holds_parts is None else holds_parts
             self._changed.notify_all()
 
     async def _order_cut(self, where: str) -> None:
@@ -225,6 +241,15 @@ class Proxy:
         if self._delays[which]:
             await asyncio.sleep(self._random.uniform(0, self._delays[which]))
 
+    async def _keep_part(self) -> None:
+        """Wait until parts of streams may pass."""
+        if self._holds_parts:
+            async with self._changed:
+                self._parts_held += 1
+                self._changed.notify_all()
+            await self._wait(lambda: not self._holds_parts)
+            self._parts_held -= 1
+
     async def _answer_post(self, head: bytes, answer: bytes, writer: asyncio.StreamWriter) -> None:
         async with self._changed:
             is_reset, self._to_reset = self._to_reset > 0, max(0, self._to_reset - 1)
@@ -265,6 +290,7 @@ class Proxy:
                 if not chunk.result():
                     return
                 if is_stream:
+                    await self._keep_part()
                     await self._pause(2)
                 if writer in self._frozen:
                     continue

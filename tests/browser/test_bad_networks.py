@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import CONNECTION_LOST, Tabs
-from tests.browser.dom import overwritten, press, seen, watch_text, watch_writes
+from tests.browser.dom import overwritten, press, reopen, seen, watch_text, watch_writes
 from tests.browser.proxy import Proxy
 
 pytestmark = pytest.mark.browser
@@ -57,6 +57,49 @@ def test_r17_two_tabs_that_click_and_type_at_random_never_go_back_and_end_equal_
     fresh = tabs.open(site.url, session)
     for selector, wanted in (("#count", clicks), ("#total", adds), ("#said", text)):
         expect(fresh.locator(selector)).to_have_text(str(wanted))
+
+
+@pytest.mark.parametrize("steps", [80, pytest.param(800, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
+def test_r17_two_tabs_whose_streams_are_cut_while_they_click_never_go_back_and_end_equal_to_the_store(
+    site: Any, tabs: Tabs, start_proxy: StartProxy, steps: int
+) -> None:
+    """Answers of overlapping clicks come late and in any order, before, while and after the streams open again."""
+    tabs.allow(CONNECTION_LOST)
+    proxy = start_proxy(site.port)
+    session = tabs.session()
+    pages = [tabs.open(proxy.url, session) for _ in range(2)]
+    for page in pages:
+        watch_text(page, "#count")
+    watch_writes(pages[0], "#note")
+    proxy.delay(0.15, 0.6, 0.3, seed=steps)
+    chance = random.Random(steps)
+    clicks = 0
+    text = ""
+    for _ in range(steps):
+        match chance.randint(0, 9):
+            case 0:
+                proxy.cut_streams()
+            case 1:
+                proxy.end_streams()
+            case 2 | 3:
+                reopen(chance.choice(pages))
+            case 4:
+                letter = chance.choice("abcdefgh")
+                pages[0].locator("#note").press(letter)
+                text += letter
+            case _:
+                press(chance.choice(pages), "Count")
+                clicks += 1
+    for page in pages:
+        expect(page.locator("#connected")).to_have_text("yes", timeout=60_000)
+        expect(page.locator("#count")).to_have_text(str(clicks))
+        expect(page.locator("#said")).to_have_text(text)
+        expect(page.locator("#note")).to_have_value(text)
+        never_goes_back(page)
+    assert overwritten(pages[0]) == []
+    fresh = tabs.open(site.url, session)
+    expect(fresh.locator("#count")).to_have_text(str(clicks))
+    expect(fresh.locator("#said")).to_have_text(text)
 
 
 @pytest.mark.parametrize("cuts", [12, pytest.param(50, marks=[pytest.mark.full, pytest.mark.timeout(900)])])

@@ -98,6 +98,7 @@ LAYERS = (
         "patches",
         "current",
         "echo",
+        "order",
         "limits",
         "metrics",
         "parameters",
