@@ -12,9 +12,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeAlias
 
-from .batches import Batches, concluded, is_cancelled, worked
+from .batches import Batches, concluded, is_cancelled
 from .calls import (
     Call,
     Deadlines,
@@ -44,6 +44,9 @@ from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Stor
 from .turns import Entry, Prepared, Turn, Turns, busy, current_turn, new_commit_id
 from .updates import Update
 from .workers import Workers
+
+Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
+"""What a call is to commit, and its answer."""
 
 WORKER_THREADS = 40
 TRANSACTION_WAIT_S = 30.0
@@ -209,13 +212,9 @@ class Runtime:
     # -- at once, where nothing waits --------------------------------------------------------------------------------
 
     def _run_now(self, call: Call, store: Store, now: ImmediateStore) -> Answer | Awaitable[Answer]:
-        """Run a call whose key's turn has been taken, and whose store never waits.
-
-        What most events are, one that changes its state and returns nothing, takes the short way: ``prepare``, ``respond``
-        and ``commit_now`` in one.
-        """
-        key, spec, turns = call.key, call.spec, self.turns
-        turn = Turn(turns, (key,), store, {key: now.peek(key)})
+        """Run a call whose key's turn has been taken, and whose store never waits; gives the turn back."""
+        key, spec = call.key, call.spec
+        turn = Turn(self.turns, (key,), store, {key: now.peek(key)})
         try:
             names = call.names if call.typed is None else names_to_recall(call)
             known = now.recall_all_now(names) if names else None
@@ -229,7 +228,6 @@ class Runtime:
             context = copy_context()
             context.run(current_turn.set, turn)
             self._called_now = call
-            entry = update = None
             try:
                 state, arguments = call.prepare_now(turn)
                 result = context.run(spec.func, state, **arguments)
@@ -237,46 +235,61 @@ class Runtime:
                     result = self._starter.begin(result, context)
                     if type(result) is Suspended:
                         return self._go_on(call, turn, now, result)
-                if result is None and call.typed is None:
-                    prepared, entry = None, turn.entries[key]
-                    update = turns.change_of(entry, new_commit_id())
-                    answer = call.respond_one(update)
-                else:
-                    prepared = turn.prepare()
-                    answer = call.respond(prepared, result)
+                changed, answer = self._concluded(call, turn, result)
             except Exception as exc:
                 return self._failed_now(call, turn, now, exc)
             except asyncio.CancelledError:  # which the handler raised: nobody has cancelled anything
                 return self._failed_now(call, turn, now, stopping())
             finally:
                 self._called_now = None
-            if prepared is not None or (update is not None and update.data is None):
-                self._commit_now(call, turn, now, prepared or turn.prepare(), answer, started_at)
-                return answer
-            if call.names:
-                now.keep(names_to_keep(call), kept(answer), self._idempotency_ttl_s, call.owner)
-            if update is None or update.data is None or entry is None:
-                updates: tuple[Update, ...] = ()
-            else:
-                updates = (update,)
-                now.put(key, Snapshot(update.version, update.data, entry.shape), turns.ttl_of(entry.plan))
-                turns.announce(updates)
-            turn.is_active = False
-            if turns.mailboxes.boxes[key] is None:
-                del turns.mailboxes.boxes[key]
-            else:
-                turns.mailboxes.leave(key)
-            self._committed(call, updates, started_at)
+            self._commit_now(call, turn, now, changed, answer, started_at)
         except BaseException:
             turn.release_now()
             raise
         return answer
 
+    def _concluded(self, call: Call, turn: Turn, result: Any) -> Concluded:
+        """Do all that can fail after a handler has returned and before the commit.
+
+        What most events are, one that changes its state and returns nothing, takes a shorter way than ``prepare`` and
+        ``respond``.
+        """
+        if result is None and call.typed is None:
+            update = self.turns.change_of(turn.entries[call.key], new_commit_id())
+            return update, call.respond_one(update)
+        return concluded(call, turn, result)
+
     def _commit_now(
-        self, call: Call, turn: Turn, now: ImmediateStore, prepared: Prepared, answer: Answer, started_at: float
+        self, call: Call, turn: Turn, now: ImmediateStore, changed: Prepared | Update | None, answer: Answer, at: float
     ) -> None:
-        turn.commit_now(now, prepared, remembered(call, answer, self._idempotency_ttl_s))
-        self._committed(call, prepared.updates, started_at)
+        """Store what a call changed and its answer, tell the pages, and give the turn back.
+
+        Args:
+            call: the call, which began ``at``.
+            turn: its turn.
+            now: where its state lives.
+            changed: what it changed.
+            answer: its answer.
+            at: by the monotonic clock.
+        """
+        updates: Sequence[Update]
+        if isinstance(changed, Prepared):
+            turn.commit_now(now, changed, remembered(call, answer, self._idempotency_ttl_s))
+            updates = changed.updates
+        else:
+            if call.names:
+                now.keep(names_to_keep(call), kept(answer), self._idempotency_ttl_s, call.owner)
+            updates = () if changed is None else (changed,)
+            if changed is not None:
+                entry = turn.entries[call.key]
+                if changed.data is None:
+                    now.apply((self.turns.write_of(entry, changed),), ())
+                else:
+                    snapshot = Snapshot(changed.version, changed.data, entry.shape)
+                    now.put(call.key, snapshot, self.turns.ttl_of(entry.plan))
+                self.turns.announce(updates)
+            turn.release_now()
+        self._committed(call, updates, at)
 
     def _failed_now(self, call: Call, turn: Turn, now: ImmediateStore, exc: Exception) -> Answer:
         """Return the answer of a failed call; that its handler ran is remembered."""
@@ -298,7 +311,7 @@ class Runtime:
 
     async def _finish(self, running: Running, turn: Turn, suspended: Suspended) -> None:
         try:
-            outcome: Any = concluded(running.call, turn, await suspended)
+            outcome: Any = self._concluded(running.call, turn, await suspended)
         except BaseException as exc:
             outcome = exc
         if running.claim() and running.settle is not None:
@@ -311,7 +324,7 @@ class Runtime:
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
 
         def work() -> Any:
-            return running.context.run(worked, call, turn) if running.begin() else None
+            return running.context.run(self._worked, call, turn) if running.begin() else None
 
         def done(outcome: Any, error: BaseException | None) -> None:
             if running.claim() and running.settle is not None:
@@ -320,6 +333,12 @@ class Runtime:
         self._workers.submit(work, done)
         return running.waiters[0]
 
+    def _worked(self, call: Call, turn: Turn) -> Concluded:
+        """Do all that can fail of a ``def`` event, its handler included; in the context of its request."""
+        current_turn.set(turn)
+        state, arguments = call.prepare_now(turn)
+        return self._concluded(call, turn, call.spec.func(state, **arguments))
+
     def _settle_now(self, running: Running, turn: Turn, now: ImmediateStore, outcome: Any) -> None:
         """Commit what a claimed call did, or forget it, and answer."""
         call = running.call
@@ -327,8 +346,8 @@ class Runtime:
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
-            prepared, answer = outcome
-            self._commit_now(call, turn, now, prepared, answer, running.started_at)
+            changed, answer = outcome
+            self._commit_now(call, turn, now, changed, answer, running.started_at)
         except Exception as exc:
             answer = self._failed_now(call, turn, now, exc)
         except BaseException:  # of the handler: nobody has cancelled anything here

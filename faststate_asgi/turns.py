@@ -381,8 +381,12 @@ class Turn:
         """Do what ``release`` does where nothing waits."""
         if self.is_active:
             self.is_active = False
+            mailboxes = self._owner.mailboxes
             for key in self.keys:
-                self._owner.mailboxes.leave(key)
+                if mailboxes.boxes[key] is None:
+                    del mailboxes.boxes[key]
+                else:
+                    mailboxes.leave(key)
 
     async def release(self) -> None:
         """Give the turn back, without a change if nothing was committed; idempotent."""
