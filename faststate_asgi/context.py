@@ -42,7 +42,16 @@ from .identity import (
     new_ticket,
     session_of_program,
 )
-from .keys import StateKey, StateScope, checked_id, global_key, session_key
+from .keys import (
+    StateKey,
+    StateScope,
+    checked_id,
+    component_key,
+    global_key,
+    record_key,
+    session_key,
+    user_key,
+)
 from .messages import Ended
 from .parameters import states_of
 from .registry import StatePlan
@@ -429,16 +438,14 @@ class RequestContext:
                 user = self.user
                 if user is None:
                     raise AuthenticationError("Please log in first")
-                return StateKey(StateScope.USER, plan.name, user_id=plan.row_id(checked_id(user, "user id")))
+                return user_key(plan.name, plan.row_id(checked_id(user, "user id")))
             case StateScope.COMPONENT:
                 own = self._own_id(plan, component_id, ("component_id",), ("component_id",))
-                return StateKey(
-                    StateScope.COMPONENT, plan.name, session_id=self._session_or_ephemeral(), component_id=own
-                )
+                return component_key(plan.name, self._session_or_ephemeral(), own)
             case StateScope.RECORD:
                 named = dict.fromkeys(name for name in (plan.config.record_key, "record_id") if name)
                 own = self._own_id(plan, record_id, (*named, "id"), tuple(named))
-                return StateKey(StateScope.RECORD, plan.name, record_id=plan.row_id(own))
+                return record_key(plan.name, plan.row_id(own))
 
     def _session_or_ephemeral(self) -> str:
         """Return the session's id; where none may be made, one that lives as long as the request."""

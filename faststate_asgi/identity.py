@@ -13,6 +13,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -321,6 +322,7 @@ class SessionRecord:
         return json.dumps(document).encode()
 
     @classmethod
+    @lru_cache(maxsize=_CACHED_COOKIES)
     def load(cls, data: bytes) -> SessionRecord:
         """Return the record that ``dump`` wrote; what cannot be read counts as revoked."""
         try:

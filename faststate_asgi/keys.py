@@ -153,16 +153,37 @@ def _text(scope: StateScope, name: str, ids: dict[str, str | None]) -> str:
             return f"record:{quoted(name)}:{part('record_id')}"
 
 
-@lru_cache(maxsize=8192)
-def session_key(name: str, session_id: str) -> StateKey:
-    """Return the key of a session state; the busiest ones are made once."""
-    return StateKey(StateScope.SESSION, name, session_id=session_id)
+# The busiest keys are made once.
 
 
 @lru_cache(maxsize=8192)
 def global_key(name: str) -> StateKey:
-    """Return the key of a global state, made once."""
+    """Return the key of a global state."""
     return StateKey(StateScope.GLOBAL, name)
+
+
+@lru_cache(maxsize=8192)
+def session_key(name: str, session_id: str) -> StateKey:
+    """Return the key of a session state."""
+    return StateKey(StateScope.SESSION, name, session_id=session_id)
+
+
+@lru_cache(maxsize=8192)
+def user_key(name: str, user_id: str) -> StateKey:
+    """Return the key of a user state."""
+    return StateKey(StateScope.USER, name, user_id=user_id)
+
+
+@lru_cache(maxsize=8192)
+def component_key(name: str, session_id: str, component_id: str) -> StateKey:
+    """Return the key of a component state."""
+    return StateKey(StateScope.COMPONENT, name, session_id=session_id, component_id=component_id)
+
+
+@lru_cache(maxsize=8192)
+def record_key(name: str, record_id: str) -> StateKey:
+    """Return the key of a record state."""
+    return StateKey(StateScope.RECORD, name, record_id=record_id)
 
 
 def state_id(key: StateKey) -> str:
