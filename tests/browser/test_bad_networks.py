@@ -65,6 +65,7 @@ def test_r17_two_tabs_whose_streams_are_cut_while_they_click_never_go_back_and_e
 ) -> None:
     """Answers of overlapping clicks come late and in any order, before, while and after the streams open again."""
     tabs.allow(CONNECTION_LOST)
+    tabs.allow("ERR_INVALID_HTTP_RESPONSE")  # a stream that is ended before its head has come
     proxy = start_proxy(site.port)
     session = tabs.session()
     pages = [tabs.open(proxy.url, session) for _ in range(2)]
