@@ -76,6 +76,11 @@ class Measurement:
         return self.server_cpu_s / max(self.answers, 1) * 1e6
 
     @property
+    def server_share(self) -> float:
+        """Return the part of its core that the server used."""
+        return self.server_cpu_s / self.seconds
+
+    @property
     def generator_share(self) -> float:
         """Return the part of its core that the generator itself used."""
         return self.generator_cpu_s / self.seconds

@@ -1,8 +1,8 @@
 """Where does a server under load spend its time? py-spy looks at it from outside while it works.
 
 `python -m benchmarks.profile [event|inline|thread|row|broadcast|floor] [--seconds 10] [--native]` prints the functions with
-the largest self time and writes a flame graph to `.cache/profiles`. Looking into another process needs root, or
-`sysctl kernel.yama.ptrace_scope=0`. What waits is not counted.
+the largest self time, writes them to the results, and a flame graph to `.cache/profiles`. Looking into another process
+needs root, or `sysctl kernel.yama.ptrace_scope=0`. What waits is not counted.
 """
 
 import argparse
@@ -29,8 +29,8 @@ SAMPLES_PER_S = 400
 # py-spy needs a moment to find its way, and its samples must end before the load does.
 LEAD_S, DEADLINE_S = 3.0, 60.0
 SHOWN = 30
-# py-spy takes a thread for busy that has just begun to wait with a timeout.
-WAITING = ("Condition.wait ", "wait (threading.py")
+# py-spy takes a thread for busy that has just begun to wait.
+WAITING = ("Condition.wait (", "wait (threading.py", "Workers._serve (")
 PATHS = {
     "event": f"{EVENTS}/SessionCounter/increment_async",
     "inline": f"{EVENTS}/SessionCounter/increment_inline",
@@ -59,10 +59,14 @@ def by_package(functions: Counter[str]) -> Counter[str]:
     return found
 
 
-def shares(heading: str, found: Counter[str]) -> str:
-    """Return a table of what has the most samples."""
-    rows = [(f"`{name}`", number, f"{number / found.total():.1%}") for name, number in found.most_common(SHOWN)]
-    return report.table((heading, "samples", "self time"), rows)
+def shares(found: Counter[str]) -> dict[str, float]:
+    """Return the part of all samples that each of the largest has."""
+    return {name: round(number / found.total(), 4) for name, number in found.most_common(SHOWN)}
+
+
+def table(heading: str, parts: dict[str, float]) -> str:
+    """Return a table of parts."""
+    return report.table((heading, "self time"), [(f"`{name}`", f"{part:.1%}") for name, part in parts.items()])
 
 
 def recording(server: Server, kind: str, path: Path, seconds: float, options: list[str]) -> "subprocess.Popen[str]":
@@ -112,14 +116,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("load", nargs="?", default="event", choices=[*PATHS, "broadcast", "floor"])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the two recordings")
+    parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
     parser.add_argument("--native", action="store_true", help="functions in C as well, each for itself")
-    arguments = parser.parse_args()
+    arguments, before = parser.parse_args(), report.environment()
     options = ["--native"] if arguments.native else []
     take = record_broadcast if arguments.load == "broadcast" else record_events
     with ExitStack() as stack:
         found = take(arguments.load, take_load_core(), arguments.seconds, options, stack)
-    print(shares("package", by_package(found)) + "\n\n" + shares("function", found))
+    packages, functions = shares(by_package(found)), shares(found)
+    print(table("package", packages) + "\n\n" + table("function", functions))
     print(f"{found.total()} samples; flame graph: {(FOLDER / arguments.load).relative_to(report.ROOT)}.svg")
+    if not arguments.no_file:
+        content = {"samples": found.total(), "packages": packages, "functions": functions}
+        report.write_result(f"profile-{arguments.load}", before, content)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import pytest
 from benchmarks import readme, report
 
 
-def test_the_readme_shows_the_newest_kept_results() -> None:
-    assert readme.shown(readme.README.read_text(encoding="utf-8")) == readme.block()
+@pytest.mark.parametrize("document", list(readme.BLOCKS), ids=lambda path: path.name)
+def test_a_document_shows_the_newest_kept_results(document) -> None:
+    assert document.read_text(encoding="utf-8") == readme.renewed(document)
 
 
 @pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*-*.json")), ids=lambda path: path.name)
