@@ -12,6 +12,7 @@ need() { # need <package> <test command...>
 }
 
 has_postgres() { command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'; }
+has_faketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'; }
 has_nginx() { command -v nginx || [ -x /usr/sbin/nginx ]; }
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 has_fonts() { compgen -G '/usr/share/fonts/truetype/*/*.ttf' || compgen -G '/Library/Fonts/*' || [ -n "$(fc-list 2>/dev/null)" ]; }
@@ -19,6 +20,7 @@ has_fonts() { compgen -G '/usr/share/fonts/truetype/*/*.ttf' || compgen -G '/Lib
 need redis-server command -v redis-server
 need postgresql has_postgres
 need nginx has_nginx
+need faketime has_faketime
 need chromium has_chromium
 need fonts-liberation has_fonts
 need valgrind command -v valgrind
