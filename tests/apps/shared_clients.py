@@ -181,7 +181,7 @@ class Clicker:
         self.statuses: dict[int, int] = {}
         self.refusals: list[str] = []
         self.repeats = 0
-        self.slowest_s = 0.0
+        self.slowest_s = self.slowest_refusal_s = 0.0
         self._turn = 0
 
     async def click(self, event: str, *, within_s: float = 60) -> httpx.Response:
@@ -199,6 +199,8 @@ class Clicker:
 
     async def _send(self, event: str, key: str) -> httpx.Response | None:
         urls = self.urls()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         self._turn += 1
         try:
             answer = await post(self.client, urls[self._turn % len(urls)], event, key)
@@ -207,6 +209,7 @@ class Clicker:
         self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
         if answer.status_code not in HAPPY:
             self.refusals.append(answer.text)
+            self.slowest_refusal_s = max(self.slowest_refusal_s, loop.time() - began)
         if answer.status_code == 503:
             assert int(answer.headers["retry-after"]) >= 1
         assert answer.status_code in (*HAPPY, 503, 409), (answer.status_code, answer.text)

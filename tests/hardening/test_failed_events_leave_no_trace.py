@@ -181,6 +181,19 @@ async def test_a_failed_event_changes_nothing_anywhere(name: str) -> None:
         assert [frame.patch for frame in stream.frames[seen:]] == [{"count": 2}]
 
 
+async def test_r27_a_thousand_failing_events_leave_the_version_as_it_was() -> None:
+    app = wrapped((Fragile, GLOBAL), (Other, GLOBAL))
+    # Those that hang until their time is over would take the longest, and fail in the same way.
+    names = [name for name in FAILING if Fragile.__faststate_events__[name].options.timeout_s > 1]
+    async with FastStateClient(app) as client:
+        await client.call("Fragile/succeed")
+        before = await app.faststate.get(Fragile)
+        for number in range(1000):
+            assert (await client.call(f"Fragile/{names[number % len(names)]}")).error is not None
+        after = await app.faststate.get(Fragile)
+        assert (after.version, after.model_dump()) == (before.version, before.model_dump())
+
+
 @pytest.mark.parametrize("is_datastar", [True, False])
 @pytest.mark.parametrize("name", FAILING)
 async def test_the_text_of_an_exception_stays_on_the_server(name: str, is_datastar: bool) -> None:

@@ -72,20 +72,22 @@ async def test_events_and_transactions_take_turns() -> None:
         assert (await app.faststate.get(Ledger)).total == 100
 
 
-async def test_threads_outside_of_requests_take_turns() -> None:
+@pytest.mark.parametrize(("threads", "times"), [(4, 25), pytest.param(8, 500, marks=pytest.mark.full)])
+async def test_r29_threads_outside_of_requests_take_turns(threads: int, times: int) -> None:
     app = wrapped((Ledger, GLOBAL))
 
     def add_many() -> None:
-        for _ in range(25):
+        for _ in range(times):
             with app.faststate.sync.transaction(Ledger) as ledger:
                 ledger.total += 1
 
     async with FastStateClient(app):
-        await asyncio.gather(*(asyncio.to_thread(add_many) for _ in range(4)))
-        assert (await app.faststate.get(Ledger)).total == 100
+        await asyncio.gather(*(asyncio.to_thread(add_many) for _ in range(threads)))
+        assert (await app.faststate.get(Ledger)).total == threads * times
 
 
-async def test_opposite_orders_of_two_states_do_not_deadlock() -> None:
+@pytest.mark.parametrize("times", [100, pytest.param(5000, marks=pytest.mark.full)])
+async def test_r31_opposite_orders_of_two_states_do_not_deadlock(times: int) -> None:
     class Left(Tally):
         """One side."""
 
@@ -101,8 +103,13 @@ async def test_opposite_orders_of_two_states_do_not_deadlock() -> None:
             target.total += 1
 
     async with FastStateClient(app):
-        async with asyncio.timeout(30):
+
+        async def both_ways() -> None:
             await asyncio.gather(*(move(Left, Right) for _ in range(100)), *(move(Right, Left) for _ in range(100)))
+
+        for _ in range(times // 100):
+            async with asyncio.timeout(30):
+                await both_ways()
         assert (await app.faststate.get(Left)).total == 0
         assert (await app.faststate.get(Right)).total == 0
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +98,27 @@ async def test_r16_streams_that_open_during_changes_miss_none_and_never_go_back(
         await stream.until(lambda signals: signals["count"] == changes)
 
 
-@scaled(300, 20_000)
-async def test_r17_changes_of_two_processes_arrive_in_order(tmp_path: Path, size: int) -> None:
+@scaled(300, 33_600)
+async def test_r17_changes_of_three_processes_arrive_in_order(tmp_path: Path, size: int) -> None:
     store = f"sqlite+aiosqlite:///{tmp_path}/shared.db"
-    apps = [wrapped((Counter, EVERYBODY), store=store, debug=True) for _ in range(2)]
-    async with FastStateClient(apps[0]) as here, FastStateClient(apps[1]) as there:
-        await here.call(Counter.bump)
-        there.cookies = here.cookies
-        async with here.stream("Counter") as one, there.stream("Counter") as two:
+    async with AsyncExitStack() as stack:
+        apps = [wrapped((Counter, EVERYBODY), store=store, debug=True) for _ in range(3)]
+        clients = [await stack.enter_async_context(FastStateClient(app)) for app in apps]
+        await clients[0].call(Counter.bump)
+        for client in clients:
+            client.cookies = clients[0].cookies
+        streams = [await stack.enter_async_context(client.stream("Counter")) for client in clients]
 
-            async def read(stream: Any) -> None:
-                await stream.until(lambda signals: signals["count"] == size + 1, 600)
-                counts = [frame.patch["count"] for frame in stream.frames if frame.patch and "count" in frame.patch]
-                assert counts == sorted(set(counts))
+        async def read(stream: Any) -> None:
+            await stream.until(lambda signals: signals["count"] == size + 1, 600)
+            counts = [frame.patch["count"] for frame in stream.frames if frame.patch and "count" in frame.patch]
+            assert counts == sorted(set(counts))
 
-            async def click(client: FastStateClient) -> None:
-                for _ in range(size // 2):
-                    await client.call(Counter.bump)
+        async def click(client: FastStateClient) -> None:
+            for _ in range(size // len(clients)):
+                await client.call(Counter.bump)
 
-            await asyncio.gather(read(one), read(two), click(here), click(there))
+        await asyncio.gather(*map(read, streams), *map(click, clients))
 
 
 @scaled(60, 600)

@@ -53,12 +53,13 @@ async def bump_everything(sites: Sequence[SiteServer], bumps: int, streams: int)
 
 
 @pytest.mark.parametrize(
-    ("bumps", "streams"), [(400, 12), pytest.param(4000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+    ("servers", "bumps", "streams"),
+    [(2, 400, 12), pytest.param(8, 8000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])],
 )
-async def test_two_servers_on_one_store_count_exactly_and_every_stream_shows_it(
-    serve: Serve, store_url: str, bumps: int, streams: int
+async def test_r28_servers_on_one_store_count_exactly_and_every_stream_shows_it(
+    serve: Serve, store_url: str, servers: int, bumps: int, streams: int
 ) -> None:
-    sites = await serve_many(serve, 2, settings_of(store_url))
+    sites = await serve_many(serve, servers, settings_of(store_url))
     await bump_everything(sites, bumps, streams)
 
 
