@@ -61,6 +61,7 @@ class MemoryStore:
             OrderedDict()
         )
         self._owners: dict[str, deque[str]] = {}
+        self._overflow = 0  # answers that were forgotten for want of room since owners were looked through
         # Answers with a large body, in the order in which they came: when they expire, their names, their size.
         self._bodies: deque[tuple[float, tuple[str, ...], int]] = deque()
         self._bodies_bytes = 0
@@ -308,6 +309,9 @@ class MemoryStore:
             answers[name] = entry
         while len(answers) > self._max_answers:
             answers.popitem(last=False)
+            self._overflow += 1
+            if self._overflow > self._max_answers:
+                self._forget_owners()
         if body is not None and len(body) >= LARGE_BYTES:
             self._bodies.append((expires_at, tuple(names), len(body)))
             self._bodies_bytes += len(body)
@@ -383,5 +387,10 @@ class MemoryStore:
         return dropped
 
     def _forget_owners(self) -> None:
-        for owner in [owner for owner, kept in self._owners.items() if not any(name in self._answers for name in kept)]:
-            del self._owners[owner]
+        """Forget who had answers that are gone; the oldest ones go first, here as there."""
+        self._overflow = 0
+        for owner, kept in list(self._owners.items()):
+            while kept and kept[0] not in self._answers:
+                kept.popleft()
+            if not kept:
+                del self._owners[owner]

@@ -120,3 +120,22 @@ def test_r24_r48_each_click_counts_once_wherever_the_connection_is_cut(
     never_goes_back(page)
     page.reload()
     expect(page.locator("#count")).to_have_text(str(cuts))
+
+
+@pytest.mark.parametrize("visitors", [6, pytest.param(100, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
+def test_r48_the_first_click_of_a_visitor_without_a_cookie_counts_once_wherever_its_connection_is_cut(
+    site: Any, tabs: Tabs, start_proxy: StartProxy, visitors: int
+) -> None:
+    tabs.allow(CONNECTION_LOST)
+    proxy = start_proxy(site.port)
+    for number in range(1, visitors + 1):
+        context = tabs.session()
+        page = tabs.open(proxy.url + "/unwatched", context, is_live=False)
+        assert context.cookies() == []
+        proxy.cut_next_post(("before", "inside", "after")[number % 3])
+        press(page, "Add")
+        proxy.wait_cut(number)
+        expect(page.locator("#total")).to_have_text(str(number))
+        context.close()
+    watching = tabs.open(site.url)
+    expect(watching.locator("#total")).to_have_text(str(visitors))

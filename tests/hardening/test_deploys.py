@@ -70,6 +70,30 @@ async def test_r20_workers_that_replace_themselves_lose_no_click_and_no_page(
     assert site.log.count("Maximum request limit") >= 1, "workers were replaced"
 
 
+@pytest.mark.parametrize("seconds", [pytest.param(240, marks=FULL)])
+async def test_r20_a_site_whose_workers_replace_themselves_is_there_all_the_time(
+    serve: Serve, tmp_path: Path, slack: float, seconds: float
+) -> None:
+    env = settings_of(f"sqlite+aiosqlite:///{tmp_path}/shared.db", max_stream_age=5)
+    recycling: Sequence[str] = ("--workers", "2", "--limit-max-requests", "300", "--limit-max-requests-jitter", "300")
+    (site,) = await serve_many(serve, 1, env, *recycling)
+    loop, times = asyncio.get_running_loop(), list[float]()
+    async with clickers(2, lambda: [site.url]) as people, herd(site, 20, "Counter") as pages:
+        end = loop.time() + seconds
+
+        async def click(number: int) -> None:
+            while (began := loop.time()) < end:
+                await people[number].click("Counter/bump")
+                times.append(loop.time() - began)
+                await asyncio.sleep(max(0.0, 0.1 - times[-1]))
+
+        await asyncio.gather(*(click(number) for number in range(len(people))))
+        await all_equal(pages, len(times), 30)
+    assert site.log.count("Maximum request limit") >= 4, "workers were replaced"
+    late = sum(time for time in times if time > 1 * slack)
+    assert late <= 0.001 * seconds * len(people), sorted(times)[-10:]
+
+
 @pytest.mark.parametrize(("tabs", "clicks_per_s"), [pytest.param(500, 50, marks=FULL)])
 async def test_r18_all_tabs_come_back_after_a_restart_and_no_click_is_lost(
     serve: Serve, tmp_path: Path, slack: float, tabs: int, clicks_per_s: int

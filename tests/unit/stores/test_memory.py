@@ -139,6 +139,24 @@ async def test_answers_are_bounded_and_forgotten(store: MemoryStore, clock: Cloc
     assert not store._owners
 
 
+@pytest.mark.parametrize("ids", [20_000, pytest.param(1_000_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("owners", [7, 1_000_000], ids=["few sessions", "a session each"])
+async def test_r43_a_million_ids_take_bounded_memory(clock: Clock, ids: int, owners: int) -> None:
+    store = MemoryStore(max_answers=2000, clock=clock)
+    for number in range(ids):
+        owner = f"owner{number % owners}"
+        await store.remember([Remember((f"n{number}",), Answer(b"d", 200, (), b"x" * 100), 600, owner)])
+        if number % 1000 == 0:
+            assert len(store._answers) <= 2000
+            assert sum(map(len, store._owners.values())) <= 2 * 2000 + 1000 * 7
+            assert len(store._owners) <= 2 * 2000 + 1
+    assert await store.recall([f"n{ids - 1}"]) is not None
+    assert await store.recall(["n0"]) is None
+    clock.now = 601
+    await store.purge(10_000)
+    assert (len(store._answers), len(store._owners)) == (0, 0)
+
+
 async def test_large_answers_take_bounded_memory_and_their_outcome_stays_known(clock: Clock) -> None:
     store = MemoryStore(clock=clock, max_bytes=10 * LARGE_BYTES)
     small, large = Answer(b"d", 200, (), b"x"), Answer(b"d", 200, (), b"x" * 2 * LARGE_BYTES)
