@@ -8,16 +8,19 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import StaticPool
 
 from ..errors import ConfigurationError, MissingDependencyError
+from .direct import DirectConnection
 from .statements import POSTGRES, SQLITE, Statements
 
 T = TypeVar("T")
 Operation = Callable[[Connection], T]
+Work: TypeAlias = "tuple[Operation[Any], asyncio.Future[Any], bool]"
+Outcome: TypeAlias = "tuple[asyncio.Future[Any], Any, BaseException | None]"
 
 
 class Runner(Protocol):
@@ -95,8 +98,9 @@ class SqliteRunner:
         return self._reader.submit(operation)
 
     def ask(self, operation: Operation[T]) -> Awaitable[T]:
-        """Do the same: a transaction costs nothing here."""
-        return self.read(operation)
+        """Run beside the writer, without a transaction."""
+        assert self._reader is not None, "open() comes first"
+        return self._reader.submit(operation, is_single=True)
 
 
 def sqlite_engine(url: str, timeout_s: float) -> Engine:
@@ -127,16 +131,16 @@ class _SqliteThread:
     """One thread with one connection; what waits when a transaction begins becomes part of it."""
 
     def __init__(self, engine: Engine, *, is_writer: bool) -> None:
-        self._engine, self._is_writer = engine, is_writer
-        self._queue: queue.SimpleQueue[tuple[Operation[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._engine, self._beginning = engine, "BEGIN IMMEDIATE" if is_writer else "BEGIN"
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         name = "faststate-sqlite-writer" if is_writer else "faststate-sqlite-reader"
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[T]) -> Awaitable[T]:
-        """Queue an operation; what it returns comes after the commit."""
+    def submit(self, operation: Operation[T], *, is_single: bool = False) -> Awaitable[T]:
+        """Queue an operation, or a single statement that reads; what it returns comes after the commit."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put((operation, future))
+        self._queue.put((operation, future, is_single))
         return future
 
     def close(self) -> None:
@@ -148,7 +152,7 @@ class _SqliteThread:
         self._thread.join(timeout=10)
 
     def _serve(self) -> None:
-        connection: Connection | None = None
+        connection: DirectConnection | None = None
         while True:
             item = self._queue.get()
             batch = [item]
@@ -165,65 +169,35 @@ class _SqliteThread:
                     connection.close()
                 return
 
-    def _run(
-        self, connection: Connection | None, work: list[tuple[Operation[Any], asyncio.Future[Any]]]
-    ) -> Connection | None:
-        """Run a batch in one transaction; what fails alone is undone alone."""
-        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+    def _run(self, connection: DirectConnection | None, work: list[Work]) -> DirectConnection | None:
+        """Run a batch in one transaction, unless all of it are single statements that read."""
+        operations = [operation for operation, _, _ in work]
         try:
-            connection = connection or self._engine.connect()
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if self._is_writer else "BEGIN")
-            for operation, future in work:
-                outcomes.append((future, *self._one(connection, operation, is_alone=len(work) == 1)))
-            connection.exec_driver_sql("COMMIT")
+            connection = connection or DirectConnection(self._engine.connect(), self._beginning)
+            is_apart = all(is_single for _, _, is_single in work)
+            results = connection.apart(operations) if is_apart else connection.together(operations)
         except Exception as exc:
-            if connection is not None:
-                with suppress(Exception):
-                    connection.exec_driver_sql("ROLLBACK")
-                with suppress(Exception):
-                    connection.rollback()
-            outcomes = [(future, None, exc) for _, future in work]
-        else:
-            connection.rollback()  # tells SQLAlchemy that its own, empty transaction is over
+            results = [(None, exc) for _ in work]
+        if connection is not None:
+            with suppress(Exception):
+                connection.end()
+        outcomes = [(future, *result) for (_, future, _), result in zip(work, results, strict=True)]
+        by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
         for outcome in outcomes:
+            by_loop.setdefault(outcome[0].get_loop(), []).append(outcome)
+        for loop, mine in by_loop.items():
             with suppress(RuntimeError):
-                outcome[0].get_loop().call_soon_threadsafe(_settle, *outcome)
+                loop.call_soon_threadsafe(_settle, mine)
         return connection
 
-    def _one(self, connection: Connection, operation: Operation[Any], *, is_alone: bool) -> tuple[Any, Any]:
-        """Run one operation inside a savepoint."""
-        savepoint = _Savepoint(connection)
-        connection.exec_driver_sql("SAVEPOINT one")
-        try:
-            result = operation(savepoint)  # type: ignore[arg-type]  # a connection that can only undo itself
-        except Exception as exc:
-            connection.exec_driver_sql("ROLLBACK TO one")
-            connection.exec_driver_sql("RELEASE one")
-            return None, exc
-        connection.exec_driver_sql("RELEASE one")
-        return result, None
 
-
-class _Savepoint:
-    """A connection as operations see it: ``rollback`` undoes only what the operation did."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def rollback(self) -> None:
-        """Undo the operation."""
-        self._connection.exec_driver_sql("ROLLBACK TO one")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if not future.done():
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+def _settle(outcomes: list[Outcome]) -> None:
+    for future, result, error in outcomes:
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
 
 # -- PostgreSQL ------------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ class SqlStore:
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
-        holder = secrets.token_hex(16)
+        holder = f"{random.getrandbits(128):032x}"  # forked processes have another seed
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
         while True:
@@ -210,7 +210,8 @@ class SqlStore:
                 self._sql.take, {"key": str(key), "holder": holder, "lease_s": self._lease_s}
             ).first()
             if row is None:
-                connection.rollback()
+                if fence:
+                    connection.rollback()
                 return None
             fence = max(fence, row[0])
         found = self._load(connection, keys)
