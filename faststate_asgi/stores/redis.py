@@ -31,6 +31,7 @@ except ImportError as exc:  # pragma: no cover - told where the store is made
     raise MissingDependencyError("Redis needs redis-py: pip install 'faststate-asgi[redis]'") from exc
 
 from .redis_advice import advise
+from .redis_pipe import Pipe
 
 T = TypeVar("T")
 
@@ -99,6 +100,7 @@ class RedisStore:
         self._url, self._timeout_s = url, timeout_s
         self._lease_ms = max(1, int(lease_s * 1000))
         self._client: Redis | None = None
+        self._pipe: Pipe | None = None
         self._is_advised = False
         self._scripts = {name: _script(name) for name in ("acquire", "commit", "hold")}
         self._shas: dict[str, str] = {}
@@ -107,6 +109,7 @@ class RedisStore:
         """Make the pool; connections are made when they are needed. The first time, log what Redis may lose."""
         if self._client is None:
             self._client = make_client(self._url, self._timeout_s)
+            self._pipe = Pipe(self._client)
             if not self._is_advised:
                 self._is_advised = True
                 await advise(self._client, self._timeout_s)
@@ -115,6 +118,8 @@ class RedisStore:
         """Close the pool; idempotent."""
         client, self._client = self._client, None
         if client is not None:
+            if self._pipe is not None:
+                await self._pipe.aclose()
             await client.aclose()
             await client.connection_pool.disconnect()
 
@@ -155,11 +160,16 @@ class RedisStore:
             if sha is None:
                 sha = self._shas[name] = await client.script_load(self._scripts[name])
             try:
-                return await client.evalsha(sha, len(keys), *keys, *arguments)
+                return await self._piped("EVALSHA", sha, len(keys), *keys, *arguments)
             except NoScriptError:
                 return await client.eval(self._scripts[name], len(keys), *keys, *arguments)
 
         return await self._call(run)
+
+    def _piped(self, *command: str | bytes | int) -> Awaitable[Any]:
+        """Send a command together with others of this turn."""
+        assert self._pipe is not None, "open() comes first"
+        return self._pipe.call(*command)
 
     # -- states ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +191,7 @@ class RedisStore:
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
-        holder = secrets.token_hex(16)
+        holder = f"{random.getrandbits(128):032x}"  # forked processes have another seed
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
         names = [name for key in keys for name in (lease_name(key), fence_name(key), state_name(key))]
@@ -317,7 +327,7 @@ class RedisStore:
 
     async def recall_all(self, names: Sequence[str]) -> dict[str, Answer]:
         """Return kept answers by name."""
-        found: list[Any] = await self._call(lambda client: client.mget([_answer_name(name) for name in names]))
+        found: list[Any] = await self._call(lambda _: self._piped("MGET", *map(_answer_name, names)))
         return {name: _load_answer(payload) for name, payload in zip(names, found, strict=True) if payload is not None}
 
     async def remember(self, items: Sequence[Remember]) -> None:
@@ -327,7 +337,7 @@ class RedisStore:
 
     async def get_records(self, names: Sequence[str]) -> list[bytes | None]:
         """Return records that have not expired."""
-        found: list[Any] = await self._call(lambda client: client.mget([f"fs:record:{n}" for n in names]))
+        found: list[Any] = await self._call(lambda _: self._piped("MGET", *[f"fs:record:{name}" for name in names]))
         return found
 
     async def put_records(self, records: Mapping[str, tuple[bytes | None, float]]) -> None:
