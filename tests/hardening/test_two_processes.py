@@ -139,7 +139,9 @@ async def test_r12_r13_a_stalled_reader_among_many_costs_the_others_nothing(chan
             async with engine.transaction(Counter) as state:
                 state.count += 1
         await asyncio.gather(*(one.until(lambda signals: signals["count"] == changes + 1) for one in streams[1:]))
-        assert held() == before
+        async with asyncio.timeout(20):
+            while held() != before:  # whoever was behind has read all, but its writer may still be ending
+                await asyncio.sleep(0.01)
         assert engine.hub.deliveries - delivered <= changes * (len(streams) - 1), "nothing is tried for the stalled one"
         stalled.resume()
         await stalled.until(lambda signals: signals["count"] == changes + 1)
