@@ -271,9 +271,10 @@ class EventRequest:
     def committed(self, updates: Sequence[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""
         live, session_id = self.live, self.context.made_session_id
-        if session_id is not None and self.is_datastar:
-            missed = [update for update in updates if update.key.label not in live] if live else updates
-            self.engine.hub.note_answered(session_id, missed)
+        if session_id is None or not self.is_datastar:
+            return
+        if not live or any(update.key.label not in live for update in updates):
+            self.engine.hub.note_answered(session_id)
 
     # -- after the handler -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import logging
 import secrets
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -326,7 +325,7 @@ class FastState:
     async def _keep_house(self) -> None:
         """Purge what has expired."""
         await self.backends.purge(PURGE_LIMIT)
-        self.hub.forget_answered(time.monotonic(), 60.0)
+        self.hub.forget_answered()
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

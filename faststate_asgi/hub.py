@@ -31,6 +31,7 @@ logger = logging.getLogger("faststate.hub")
 SENDS_PER_TURN = 50
 REPEAT_AFTER_S = (1.0, 3.0, 10.0, 30.0)
 ANSWERED_WITHIN_S = 60.0
+MAX_ANSWERED = 10_000
 Delivery = tuple[tuple[int, ...], tuple[str, ...], dict[str, Any] | None]
 """What one place in some mirrors needs: the place and versions afterwards, and the message, None if nothing is new."""
 Load = Callable[[StatePlan, Snapshot | None, StateKey], ReactiveState | None]
@@ -82,7 +83,8 @@ class Hub:
         self._rounds: deque[Mirror] = deque()
         self._is_pumping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._answered: dict[str, dict[StateKey, float]] = {}
+        # When a page of each session was last answered with values that its stream did not bring.
+        self._answered: dict[str, float] = {}
         self.watch: Callable[[Mirror], Awaitable[None]] | None = None
         self.unwatch: Callable[[Sequence[Mirror]], Awaitable[None]] | None = None
         self.deliveries = 0
@@ -273,37 +275,25 @@ class Hub:
 
     # -- what a session changed without its stream -------------------------------------------------------------------
 
-    def note_answered(self, session_id: str, updates: Iterable[Update]) -> None:
+    def note_answered(self, session_id: str) -> None:
         """Remember that a page got values in an answer, which may arrive after its stream has opened again."""
-        notes = self._answered.get(session_id)
-        if notes is None:
-            notes = self._answered[session_id] = {}
-            if len(self._answered) > 10_000:
-                self._answered.pop(next(iter(self._answered)))
-        now = time.monotonic()
-        for update in updates:
-            notes[update.key] = now
+        self._answered[session_id] = time.monotonic()
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.pop(next(iter(self._answered)))
 
-    def answered_lately(self, stream: Stream, now: float, within_s: float) -> bytes:
-        """Return the newest values of states that the stream's session was answered lately, as one body."""
-        notes = self._answered.get(stream.session_id or "")
-        if not notes or stream.is_blocked:
+    def answered_lately(self, stream: Stream) -> bytes:
+        """Return the newest values of a stream's states as one body if its session was answered lately."""
+        noted_at = self._answered.get(stream.session_id or "")
+        if noted_at is None or stream.is_blocked or time.monotonic() - noted_at > ANSWERED_WITHIN_S:
             return b""
-        parts: list[bytes] = []
-        for mirror in stream.mirrors:
-            noted_at = notes.get(mirror.key)
-            if noted_at is not None and now - noted_at <= within_s:
-                parts += mirror.fresh(-1)
+        parts = [part for mirror in stream.mirrors for part in mirror.fresh(-1)]
         return with_id(parts, vector_id(stream.mirrors, stream.versions))
 
-    def forget_answered(self, now: float, within_s: float) -> None:
+    def forget_answered(self) -> None:
         """Drop old notes."""
-        for session_id in list(self._answered):
-            notes = self._answered[session_id]
-            for key in [key for key, at in notes.items() if now - at > within_s]:
-                del notes[key]
-            if not notes:
-                del self._answered[session_id]
+        now = time.monotonic()
+        for session_id in [one for one, at in self._answered.items() if now - at > ANSWERED_WITHIN_S]:
+            del self._answered[session_id]
 
     # -- fan-out -----------------------------------------------------------------------------------------------------
 
@@ -437,7 +427,7 @@ class Hub:
 
     def _repeat(self, stream: Stream, now: float) -> None:
         """Send once more what an answer may just be bringing to the page in an older version."""
-        body = self.answered_lately(stream, time.monotonic(), ANSWERED_WITHIN_S)
+        body = self.answered_lately(stream)
         if body:
             self.step(stream, {"type": "http.response.body", "body": body, "more_body": True})
         passed_s = REPEAT_AFTER_S[stream.repeats]
