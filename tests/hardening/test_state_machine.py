@@ -408,7 +408,7 @@ class Machine(RuleBasedStateMachine):
             self.runner.close()
 
 
-SIZES = [(15, 30), pytest.param((200, 60), marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
+SIZES = [(15, 30), pytest.param((80, 60), marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
 
 
 def run(store: str, size: tuple[int, int], empty: Callable[[], object] = lambda: None) -> None:

@@ -92,9 +92,20 @@ async def transfers(urls: Callable[[], Sequence[str]]) -> AsyncIterator[list[int
         await asyncio.gather(moving, return_exceptions=True)
 
 
+FULL = [pytest.mark.full, pytest.mark.timeout(900)]
+
+
 @pytest.mark.parametrize(
-    ("servers", "kills", "tabs"),
-    [(3, 2, 6), pytest.param(4, 200, 20, marks=[pytest.mark.full, pytest.mark.timeout(900)])],
+    ("store_url", "servers", "kills", "tabs"),
+    [
+        pytest.param("sqlite", 3, 2, 6),
+        pytest.param("redis", 3, 2, 6, marks=pytest.mark.redis),
+        pytest.param("postgres", 3, 2, 6, marks=pytest.mark.postgres),
+        pytest.param("sqlite", 4, 40, 20, marks=FULL),
+        pytest.param("redis", 4, 200, 20, marks=[pytest.mark.redis, *FULL]),
+        pytest.param("postgres", 4, 40, 20, marks=[pytest.mark.postgres, *FULL]),
+    ],
+    indirect=["store_url"],
 )
 async def test_r1_r30_every_click_counts_once_and_every_transfer_is_whole_while_servers_are_killed(
     serve: Serve, store_url: str, servers: int, kills: int, tabs: int, slack: float

@@ -93,7 +93,21 @@ async def come_and_go(site: SiteServer, number: int) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("streams", [200, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(600)])])
+FULL = [pytest.mark.full, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize(
+    ("store_url", "streams"),
+    [
+        pytest.param("sqlite", 200),
+        pytest.param("redis", 200, marks=pytest.mark.redis),
+        pytest.param("postgres", 200, marks=pytest.mark.postgres),
+        pytest.param("sqlite", 2000, marks=FULL),
+        pytest.param("redis", 10_000, marks=[pytest.mark.redis, *FULL]),
+        pytest.param("postgres", 2000, marks=[pytest.mark.postgres, *FULL]),
+    ],
+    indirect=["store_url"],
+)
 async def test_streams_that_came_and_went_leave_nothing(serve: Serve, store_url: str, streams: int) -> None:
     (site,) = await serve_many(serve, 1, settings_of(store_url, lease=1, resync_interval=1))
     async with new_client() as client:

@@ -54,7 +54,7 @@ async def bump_everything(sites: Sequence[SiteServer], bumps: int, streams: int)
 
 @pytest.mark.parametrize(
     ("servers", "bumps", "streams"),
-    [(2, 400, 12), pytest.param(8, 8000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])],
+    [(2, 400, 12), pytest.param(8, 4000, 40, marks=[pytest.mark.full, pytest.mark.timeout(600)])],
 )
 async def test_r28_servers_on_one_store_count_exactly_and_every_stream_shows_it(
     serve: Serve, store_url: str, servers: int, bumps: int, streams: int
