@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -95,9 +95,10 @@ class RequestContext:
     _states: dict[StateKey, ReactiveState] | None = None
     _ahead: dict[StateKey, Snapshot | None] | None = None
     _dumps: dict[StateKey, bytes] | None = None
-    _was_session_used = False
     _mount_url: str | None = None
     is_started = False
+    was_session_used = False
+    """Whether the response depends on the session or the user."""
     is_presented_revoked = False
     presented_id: str | None = None
     made_session_id: str | None = None
@@ -199,36 +200,50 @@ class RequestContext:
 
     async def resolve(self) -> RequestContext:
         """Find session and identity, once; everything below that is awaited does it by itself."""
-        if self.resolve_now():
-            return self
-        engine = self.engine
-        ticket = engine.cookie.read(self.headers.get(b"cookie"), self.is_secure)
-        if ticket is not None:
-            self._take_ticket(ticket, await engine.records.get_records(ticket.names))
-        authenticate = engine.settings.authenticate
-        if authenticate is None:
-            self._take_identity(self._login or from_scope(self._scope))
-        else:
-            self._take_identity(await authenticated(authenticate, HTTPConnection(self._scope)))
+        later = self.resolve_now()
+        if later is not None:
+            await later
         return self
 
-    def resolve_now(self) -> bool:
-        """Do what ``resolve`` does if nothing has to be waited for; tell whether session and identity are known now."""
+    def resolve_now(self) -> Awaitable[None] | None:
+        """Do of what ``resolve`` does all that need not wait; return the rest, None if session and identity are known."""
         if self._is_resolved:
-            return True
+            return None
         engine, scope = self.engine, self._scope
         records = engine.records_here
         if records is None:
-            return False
+            return self._resolve_later()
         header = self.headers.get(b"cookie")
         if header is not None:
             ticket = engine.cookie.read(header, scope.get("scheme") in _SECURE_SCHEMES)
             if ticket is not None:
                 self._take_ticket(ticket, records.records_now(ticket.names))
-        if self._login is not None or "user" in scope:
+        return self._identify()
+
+    async def _resolve_later(self) -> None:
+        """Read what is known of the cookie from a store that takes time, and find out who asks."""
+        ticket = self.engine.cookie.read(self.headers.get(b"cookie"), self.is_secure)
+        if ticket is not None:
+            self._take_ticket(ticket, await self.engine.records.get_records(ticket.names))
+        later = self._identify()
+        if later is not None:
+            await later
+
+    def _identify(self) -> Awaitable[None] | None:
+        """Find out who asks; return what has to be waited for."""
+        authenticate, scope = self.engine.settings.authenticate, self._scope
+        if authenticate is not None:
+            found = authenticated(authenticate, HTTPConnection(scope))
+            if found is not None and not isinstance(found, Identity):
+                return self._await_identity(found)
+            self._take_identity(found)
+        elif self._login is not None or "user" in scope:
             self._take_identity(self._login or from_scope(scope))
         self._is_resolved = True
-        return True
+        return None
+
+    async def _await_identity(self, found: Awaitable[Identity | None]) -> None:
+        self._take_identity(await found)
 
     def _take_identity(self, who: Identity | None) -> None:
         self._identity = who
@@ -267,7 +282,7 @@ class RequestContext:
             self._login = record.identity if record.identity and not record.identity.is_expired else None
         if ticket.is_due and (self._kind == "event" or self.is_page) and not self.is_started:
             self._to_set = self.engine.cookie.renewed(ticket)
-            self._was_session_used = True
+            self.was_session_used = True
 
     def _resolved(self) -> None:
         """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
@@ -288,7 +303,7 @@ class RequestContext:
     def session_id(self) -> str | None:
         """The id of the session, made if a page or event needs one; None where none may be made."""
         self._resolved()
-        self._was_session_used = True
+        self.was_session_used = True
         if self.made_session_id is None and self._can_make_session():
             ticket = self._to_set = self._ticket = new_ticket()
             self.made_session_id, self._is_cleared = ticket.session_id, False
@@ -319,7 +334,7 @@ class RequestContext:
     def identity(self) -> Identity | None:
         """Who is logged in, None for nobody."""
         self._resolved()
-        self._was_session_used = True
+        self.was_session_used = True
         return self._identity
 
     @property
@@ -364,7 +379,7 @@ class RequestContext:
         await self.engine.records.put_records(records)
         self._ticket = self._to_set = ticket
         self.made_session_id, self._login, self._identity = session_id, identity, identity
-        self._is_cleared, self._was_session_used, self._states = False, True, None
+        self._is_cleared, self.was_session_used, self._states = False, True, None
         if old is not None:
             await self.engine.end_streams(Ended(session=old.session_id))
         return identity
@@ -385,7 +400,7 @@ class RequestContext:
         ticket, session_id = self._ticket, self.made_session_id
         other = None if self._identity is self._login else self._identity
         self._ticket = self._to_set = self.made_session_id = self._login = self._identity = None
-        self._was_session_used, self._states, self._is_cleared = True, None, True
+        self.was_session_used, self._states, self._is_cleared = True, None, True
         if ticket is not None and session_id is not None:
             revoked = SessionRecord(is_revoked=True).dump()
             await self.engine.records.put_records({ticket.record_name: (revoked, self.engine.settings.session_max_age)})
@@ -400,8 +415,8 @@ class RequestContext:
 
     @property
     def sets_no_cookie(self) -> bool:
-        """Whether the response to a request that used its session sets nothing but ``Vary``."""
-        return self._to_set is None and not self._is_cleared and self._was_session_used
+        """Whether the response neither sets nor deletes the session's cookie."""
+        return self._to_set is None and not self._is_cleared
 
     def response_headers(self, present: Iterable[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
         """Return the headers that the use of a session asks for: cookie, ``Vary`` and ``Cache-Control``."""
@@ -411,7 +426,7 @@ class RequestContext:
             result.append(self.engine.cookie.header(self._to_set, is_secure=self.is_secure))
         elif self._is_cleared:
             result.append(self.engine.cookie.header(None, is_secure=self.is_secure))
-        if self._was_session_used:
+        if self.was_session_used:
             names = {name.lower() for name, _ in present}
             result.append((b"vary", b"Cookie"))
             if b"cache-control" not in names:
@@ -429,7 +444,7 @@ class RequestContext:
         """
         scope = plan.scope
         if scope is StateScope.SESSION:
-            self._was_session_used = True
+            self.was_session_used = True
             return session_key(plan.name, self.made_session_id or self._session_or_ephemeral())
         if scope is StateScope.GLOBAL:
             return global_key(plan.name)

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MAX_KEY_CHARS = 64
 _SSE_OF_SESSION: Headers = (*frames.ANSWER_HEADERS, (b"vary", b"Cookie"))
 _NO_STORE = (b"cache-control", b"no-store")
+_NOTHING_NEW: Headers = (_NO_STORE,)
+_NOTHING_OF_SESSION: Headers = (_NO_STORE, (b"vary", b"Cookie"))
 _NO_LIVE: frozenset[str] = frozenset()
 _NOTHING = Incoming()
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -320,12 +322,8 @@ class EventRequest:
             return self._answer(b"")
         if self.live:
             return self._answer(b"" if update.key.label in self.live else b"".join(self._in_order(update)))
-        parts, context = update.frames, self.context
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if context.sets_no_cookie and body:
-            context.is_started = True
-            return Answer(self.digest, 200, _SSE_OF_SESSION, body)
-        return self._answer(body)
+        parts = update.frames
+        return self._answer(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def respond(self, prepared: Prepared, result: Any) -> Answer:
         """Return the answer of an event that did not yield."""
@@ -372,6 +370,13 @@ class EventRequest:
 
     def _answer(self, body: bytes) -> Answer:
         """Return the answer with these frames, 204 if there are none."""
+        context = self.context
+        if context.sets_no_cookie:
+            context.is_started = True
+            if body:
+                headers = _SSE_OF_SESSION if context.was_session_used else frames.ANSWER_HEADERS
+                return Answer(self.digest, 200, headers, body)
+            return Answer(self.digest, 204, _NOTHING_OF_SESSION if context.was_session_used else _NOTHING_NEW)
         if not body:
             return Answer(self.digest, 204, (_NO_STORE, *self._session_headers()))
         return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
@@ -470,8 +475,9 @@ async def handle_event(
             runtime = engine.runtime
             if runtime.is_draining:
                 raise OverloadedError("The server is restarting; please try again", headers={"Retry-After": "1"})
-            if not context.resolve_now():
-                await context.resolve()
+            later = context.resolve_now()
+            if later is not None:
+                await later
             request.pass_gates()
             incoming = read_incoming(
                 receive, headers, method, scope.get("query_string", b""), settings.max_body, settings.max_file

@@ -117,7 +117,7 @@ class FastState:
         self._to_show: deque[Update] = deque(maxlen=MAX_TO_SHOW)
         self._showing: asyncio.Task[None] | None = None
         self.records_here: ImmediateStore | None = None
-        """What knows who asks without waiting for anything; None if something has to be waited for."""
+        """The same as ``records`` if nothing in it has to be waited for."""
 
     def wrap_backends(self, store: Callable[[Store], Store], transport: Callable[[Transport], Transport]) -> None:
         """Put something around every store and transport; for tests that break them.
@@ -177,8 +177,7 @@ class FastState:
         turns = Turns(self.backends.store_of, settings.max_waiting_per_key, announce, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
-        if settings.authenticate is None:
-            self.records_here = self.backends.records.immediate
+        self.records_here = self.backends.records.immediate
         current_context.set(current_context.get() or _Outside(self))
         self._loop, self._thread_id = loop, get_ident()
         if self._watchdog is not None:

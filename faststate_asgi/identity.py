@@ -107,16 +107,26 @@ def as_identity(value: Any) -> Identity | None:
     )
 
 
-async def authenticated(authenticate: Any, connection: HTTPConnection) -> Identity | None:
-    """Return the identity that a callable or a Starlette ``AuthenticationBackend`` finds."""
+def authenticated(authenticate: Any, connection: HTTPConnection) -> Identity | None | Awaitable[Identity | None]:
+    """Return the identity that a callable or a Starlette ``AuthenticationBackend`` finds, awaitable if that takes time."""
     if isinstance(authenticate, AuthenticationBackend):
-        try:
-            found = await authenticate.authenticate(connection)
-        except StarletteAuthenticationError as exc:
-            raise AuthenticationError("The credentials were not accepted") from exc
-        return None if found is None else from_starlette(found[1], found[0].scopes)
-    result = authenticate(connection)
-    return as_identity(await result if inspect.isawaitable(result) else result)
+        return _of_backend(authenticate, connection)
+    found = authenticate(connection)
+    if found is None or isinstance(found, (Identity, str)) or not inspect.isawaitable(found):
+        return as_identity(found)
+    return _of_awaitable(found)
+
+
+async def _of_backend(backend: AuthenticationBackend, connection: HTTPConnection) -> Identity | None:
+    try:
+        found = await backend.authenticate(connection)
+    except StarletteAuthenticationError as exc:
+        raise AuthenticationError("The credentials were not accepted") from exc
+    return None if found is None else from_starlette(found[1], found[0].scopes)
+
+
+async def _of_awaitable(found: Awaitable[Any]) -> Identity | None:
+    return as_identity(await found)
 
 
 def from_starlette(user: Any, scopes: Iterable[str]) -> Identity | None:
