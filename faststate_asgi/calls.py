@@ -29,7 +29,7 @@ REFUSALS = frozenset({401, 403, 413, 422, 429, 503})
 
 
 class Call(Protocol):
-    """One event to run, bound and checked as far as that needs no state; ``dispatch.py`` implements it.
+    """One event to run, bound and checked as far as that needs no state; ``event_request.py`` implements it.
 
     ``names`` are those under which the answer is remembered, empty for none; ``owner`` is whose answers they are.
     ``typed`` numbers the requests of a tab for one field.

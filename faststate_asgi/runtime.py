@@ -38,10 +38,11 @@ from .events import Kind
 from .generators import GENERATOR, Generators, StreamedCall
 from .hub import Hub
 from .keys import StateKey
+from .mailboxes import busy
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
-from .turns import Entry, Prepared, Turn, Turns, busy, current_turn, new_commit_id
+from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
 from .workers import Workers
 

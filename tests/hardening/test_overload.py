@@ -6,8 +6,8 @@ import time
 import pytest
 
 from faststate_asgi import ReactiveState, StateConfig, StateScope, event, turns
+from faststate_asgi.mailboxes import Line
 from faststate_asgi.testing import FastStateClient
-from faststate_asgi.turns import Line
 from tests.hardening.wrapping import wrapped
 
 pytestmark = pytest.mark.anyio

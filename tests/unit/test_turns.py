@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from faststate_asgi import OverloadedError, StateKey, StateScope
-from faststate_asgi.turns import Mailboxes, next_version
+from faststate_asgi.mailboxes import Mailboxes
+from faststate_asgi.turns import next_version
 
 pytestmark = pytest.mark.anyio
 KEY = StateKey(StateScope.GLOBAL, "A")
