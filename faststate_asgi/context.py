@@ -218,6 +218,9 @@ class RequestContext:
             ticket = engine.cookie.read(header, scope.get("scheme") in _SECURE_SCHEMES)
             if ticket is not None:
                 self._take_ticket(ticket, records.records_now(ticket.names))
+        if self._login is None and engine.settings.authenticate is None and "user" not in scope:
+            self._is_resolved = True  # nobody is logged in
+            return None
         return self._identify()
 
     async def _resolve_later(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from .batches import Batches, concluded, is_cancelled
 from .calls import (
+    MAX_ANSWER_BYTES,
     Call,
     Deadlines,
     Running,
@@ -278,8 +279,12 @@ class Runtime:
             turn.commit_now(now, changed, remembered(call, answer, self._idempotency_ttl_s))
             updates = changed.updates
         else:
-            if call.names:
-                now.keep(names_to_keep(call), kept(answer), self._idempotency_ttl_s, call.owner)
+            names = call.names
+            if names:
+                late, body = call.late_names(), answer[3]
+                if late or (body is not None and len(body) > MAX_ANSWER_BYTES):
+                    names, answer = names_to_keep(call), kept(answer)
+                now.keep(names, answer, self._idempotency_ttl_s, call.owner)
             updates = () if changed is None else (changed,)
             if changed is not None:
                 entry = turn.entries[call.key]
