@@ -12,7 +12,18 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from .calls import Call, Deadlines, Running, is_refusal, known_answer, names_to_recall, remembered, stopping, timed_out
+from .calls import (
+    Call,
+    Deadlines,
+    Running,
+    is_cancelled,
+    is_refusal,
+    known_answer,
+    names_to_recall,
+    remembered,
+    stopping,
+    timed_out,
+)
 from .eager import InContext, Starter, Suspended
 from .errors import FastStateError
 from .events import Kind
@@ -246,8 +257,6 @@ class Batches:
 
     def _refuse(self, batch: Batch, running: Running, exc: BaseException) -> None:
         """Answer a claimed call whose handler failed: nothing of it is changed; that it ran is remembered."""
-        if not isinstance(exc, Exception):
-            exc = stopping()
         answer = running.call.failed(exc)
         if is_refusal(exc):
             self._settle(running, answer)
@@ -394,12 +403,6 @@ def worked(call: Call, turn: Turn) -> tuple[Prepared, Answer]:
     current_turn.set(turn)
     state, arguments = call.prepare_now(turn)
     return concluded(call, turn, call.spec.func(state, **arguments))
-
-
-def is_cancelled() -> bool:
-    """Whether the running task itself was cancelled, as opposed to something that it waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _is_for_thread(running: Running) -> bool:

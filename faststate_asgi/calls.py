@@ -21,6 +21,7 @@ from .state import ReactiveState
 from .stores.base import Answer, Remember, Store
 from .turns import Prepared, Turn
 from .updates import Update
+from .workers import as_exception
 
 logger = logging.getLogger("faststate.events")
 
@@ -175,8 +176,8 @@ def _take(token: list[None]) -> bool:
 
 
 def _storable(exc: BaseException) -> BaseException:
-    """Return an exception that a future takes."""
-    return RuntimeError("a handler raised StopIteration") if isinstance(exc, StopIteration) else exc
+    """Return an exception that a future takes, and that does not close who waits for it."""
+    return as_exception(exc) if isinstance(exc, (StopIteration, GeneratorExit)) else exc
 
 
 class Deadlines:
@@ -291,6 +292,12 @@ def reused() -> FastStateError:
 def is_refusal(exc: BaseException) -> bool:
     """Whether the answer of an exception is not remembered, so that the same request may be tried again."""
     return isinstance(exc, HTTPException) and exc.status_code in REFUSALS
+
+
+def is_cancelled() -> bool:
+    """Whether the running task itself was cancelled, as opposed to something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def stopping() -> OverloadedError:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from .calls import Call, recalled, remembered, reused
+from .calls import Call, is_cancelled, recalled, remembered, reused
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
@@ -19,7 +19,7 @@ from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
 from .turns import Prepared, Turn, Turns, current_turn
-from .workers import Workers
+from .workers import Workers, as_exception
 
 logger = logging.getLogger("faststate.events")
 T = TypeVar("T")
@@ -295,6 +295,11 @@ class _Segments:
         except Exception as exc:
             self.raised, self.is_done = exc, True
             raise
+        except (asyncio.CancelledError, GeneratorExit) as exc:
+            if is_cancelled():
+                raise
+            self.is_done = True
+            raise as_exception(exc) from exc
 
     def _in_thread(self, step: Callable[[], T]) -> asyncio.Future[T]:
         session = self.session

@@ -14,12 +14,13 @@ from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any, TypeAlias
 
-from .batches import Batches, concluded, is_cancelled
+from .batches import Batches, concluded
 from .calls import (
     MAX_ANSWER_BYTES,
     Call,
     Deadlines,
     Running,
+    is_cancelled,
     is_refusal,
     kept,
     known_answer,
@@ -238,10 +239,8 @@ class Runtime:
                     if type(result) is Suspended:
                         return self._go_on(call, turn, now, result)
                 changed, answer = self._concluded(call, turn, result)
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError, GeneratorExit) as exc:  # nobody has cancelled anything here
                 return self._failed_now(call, turn, now, exc)
-            except asyncio.CancelledError:  # which the handler raised: nobody has cancelled anything
-                return self._failed_now(call, turn, now, stopping())
             finally:
                 self._called_now = None
             self._commit_now(call, turn, now, changed, answer, started_at)
@@ -297,7 +296,7 @@ class Runtime:
             turn.release_now()
         self._committed(call, updates, at)
 
-    def _failed_now(self, call: Call, turn: Turn, now: ImmediateStore, exc: Exception) -> Answer:
+    def _failed_now(self, call: Call, turn: Turn, now: ImmediateStore, exc: BaseException) -> Answer:
         """Return the answer of a failed call; that its handler ran is remembered."""
         answer = call.failed(exc)
         if not is_refusal(exc):
@@ -354,10 +353,8 @@ class Runtime:
                 raise outcome
             changed, answer = outcome
             self._commit_now(call, turn, now, changed, answer, running.started_at)
-        except Exception as exc:
+        except BaseException as exc:  # of the handler: nobody has cancelled anything here
             answer = self._failed_now(call, turn, now, exc)
-        except BaseException:  # of the handler: nobody has cancelled anything here
-            answer = self._failed_now(call, turn, now, stopping())
         self._settle(running, answer)
 
     def _expired(self, running: Running) -> None:
@@ -470,8 +467,6 @@ class Runtime:
         if turn.session is not None:
             await _undo(turn.session, exc)
             exc = turn.session.explained(exc)
-        if not isinstance(exc, Exception):
-            exc = stopping()
         answer = call.failed(exc)
         items = () if is_refusal(exc) else remembered(call, answer, self._idempotency_ttl_s, has_failed=True)
         try:

@@ -154,7 +154,14 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration):
-        future.set_exception(RuntimeError("a handler raised StopIteration"))
-    else:
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
         future.set_exception(error)
+    else:  # a future refuses the one, and a task that is given one of the others ends the loop or looks cancelled
+        future.set_exception(as_exception(error))
+
+
+def as_exception(error: BaseException) -> Exception:
+    """Return what a handler raised that only looks like the end of a program, a task or a generator, as its error."""
+    result = RuntimeError(f"a handler raised {type(error).__name__}")
+    result.__cause__ = error
+    return result

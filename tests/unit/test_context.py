@@ -1,6 +1,7 @@
 """The request's context: lazy, one copy for each state, usable from worker threads, and clear about misuse."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,15 @@ async def test_a_state_is_one_read_only_copy_for_the_request() -> None:
         return PlainTextResponse(f"{cart.is_read_only} {cart.version}")
 
     assert (await run(endpoint)).text == "True 0"
+
+
+async def test_states_that_are_asked_for_at_the_same_time_are_one_copy(tmp_path: Path) -> None:
+    async def endpoint(request: Request) -> PlainTextResponse:
+        one, other = await asyncio.gather(*(request.scope["faststate"].get(Cart) for _ in range(2)))
+        return PlainTextResponse(str(one is other))
+
+    store = f"sqlite+aiosqlite:///{tmp_path / 'faststate.db'}"
+    assert (await run(endpoint, store=store, debug=True)).text == "True"
 
 
 async def test_a_transaction_is_seen_by_the_next_read() -> None:

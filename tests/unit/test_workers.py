@@ -41,19 +41,24 @@ async def test_a_result_comes_back_from_another_thread(workers: Workers) -> None
     assert await workers.run(threading.get_ident) != threading.get_ident()
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
-)
-async def test_an_exception_comes_back_and_the_thread_goes_on(workers: Workers, error: BaseException) -> None:
+async def test_an_exception_comes_back_and_the_thread_goes_on(workers: Workers) -> None:
+    error = ValueError("no")
     future = workers.run(failing(error))
     await asyncio.wait([future])
     assert future.exception() is error
     assert await workers.run(lambda: 5) == 5
 
 
-async def test_stop_iteration_becomes_an_error_that_a_future_can_hold(workers: Workers) -> None:
-    with pytest.raises(RuntimeError, match="StopIteration"):
-        await workers.run(failing(StopIteration(1)))
+@pytest.mark.parametrize(
+    "error",
+    [StopIteration(1), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError()],
+    ids=lambda e: type(e).__name__,
+)
+async def test_what_would_end_a_loop_or_a_task_becomes_an_error(workers: Workers, error: BaseException) -> None:
+    with pytest.raises(RuntimeError, match=type(error).__name__) as raised:
+        await workers.run(failing(error))
+    assert raised.value.__cause__ is error
+    assert await workers.run(lambda: 5) == 5
 
 
 async def test_there_are_never_more_threads_than_the_limit(workers: Workers) -> None:
