@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -29,8 +29,8 @@ _OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
 def new_commit_id() -> str:
-    """Return 64 random bits."""
-    return f"{random.getrandbits(64):016x}"
+    """Return 64 random bits; not those of ``random``, which programs seed: a commit whose id is known changes nothing."""
+    return os.urandom(8).hex()
 
 
 def next_version(before: str, commit_id: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import secrets
 import time
@@ -191,7 +192,7 @@ class RedisStore:
 
     async def acquire(self, keys: Sequence[StateKey], *, wait_s: float, recall: Sequence[str] = ()) -> Lease:
         """Take the turn once it is free; asks again with a growing, random pause."""
-        holder = f"{random.getrandbits(128):032x}"  # forked processes have another seed
+        holder = os.urandom(16).hex()  # programs seed ``random``
         deadline = time.monotonic() + wait_s
         pause_s = POLL_S[0]
         names = [name for key in keys for name in (lease_name(key), fence_name(key), state_name(key))]

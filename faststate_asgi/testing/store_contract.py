@@ -15,6 +15,7 @@ given twice. ``lease_s`` is how long a lease lasts in them.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from typing import TypeAlias
 
@@ -101,6 +102,19 @@ class StoreContract:
             await stores[1].acquire([key], wait_s=0.05)
         await stores[0].release(lease)
         await stores[1].release(await stores[1].acquire([key], wait_s=5))
+
+    async def test_programs_that_seed_random_alike_do_not_share_a_turn(self, stores: Stores) -> None:
+        """``random.seed(0)`` in each of two workers does not make them the same holder."""
+        key, before = new_key(), random.getstate()
+        try:
+            random.seed(0)
+            lease = await stores[0].acquire([key], wait_s=5)
+            random.seed(0)
+            with pytest.raises(OverloadedError):
+                await stores[1].acquire([key], wait_s=0.05)
+        finally:
+            random.setstate(before)
+        await stores[0].release(lease)
 
     async def _long_lease(self, store: Store, key: StateKey) -> Lease:
         return await store.acquire([key], wait_s=5)

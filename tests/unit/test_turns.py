@@ -1,12 +1,13 @@
 """Turns on a key: first come, first served, bounded, and never lost when somebody gives up."""
 
 import asyncio
+import random
 
 import pytest
 
 from faststate_asgi import OverloadedError, StateKey, StateScope
 from faststate_asgi.mailboxes import Mailboxes
-from faststate_asgi.turns import next_version
+from faststate_asgi.turns import new_commit_id, next_version
 
 pytestmark = pytest.mark.anyio
 KEY = StateKey(StateScope.GLOBAL, "A")
@@ -62,3 +63,11 @@ async def test_waiting_is_bounded_in_number_and_time() -> None:
 def test_versions_grow_and_name_their_commit() -> None:
     assert next_version("0", "abcdef0123456789") == "1-abcdef01"
     assert next_version("9-ffffffff", "abcdef0123456789") == "10-abcdef01"
+
+
+def test_programs_that_seed_random_alike_make_different_commits() -> None:
+    ids = set[str]()
+    for _ in range(2):
+        random.seed(1)
+        ids.add(new_commit_id())
+    assert len(ids) == 2
