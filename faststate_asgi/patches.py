@@ -157,6 +157,8 @@ def wire_text(data: bytes) -> bytes | None:
         return b'""'
     if b'":null' not in data:
         return data
+    if data.startswith(b'":null'):
+        return None
     for part in _NO_END_OF_KEY:
         if part in data:
             return None

@@ -156,6 +156,11 @@ def test_what_needs_a_look_has_no_text(value: Any) -> None:
     assert wire_text(to_json({"x": [value], "y": None}, inf_nan_mode="constants")) is None
 
 
+@pytest.mark.parametrize("value", [":null,", ":null}", ":null"])
+def test_a_text_that_looks_like_the_end_of_a_key_stays_as_it_is(value: str) -> None:
+    assert wire_text(to_json(value)) in (None, to_json(value))
+
+
 @given(STORED, STORED)
 def test_texts_are_the_same_exactly_if_their_values_are(a: Any, b: Any) -> None:
     assert same_text(to_json(a), to_json(b)) == same(a, b)
