@@ -29,8 +29,8 @@ BODY_WAIT_S = 30.0
 SLOWEST_BYTES_PER_S = 1024
 """A body has this long to arrive, and longer the more of it has come."""
 SHORT_DATA = 64
-_SUSPICIOUS = re.compile(rb"\\u|__proto__|constructor|prototype|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
-"""What a text must hold if a key in it could break pages or a number in it could be infinite."""
+_SUSPICIOUS = re.compile(rb"\\u|__proto__|constructor|prototype|[0-9][eE]\+?[0-9]{3}|[0-9]{200}")
+"""What a text must hold if a key in it could break pages or a number in it could be infinite (from 10^309 on)."""
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _UNSAFE_IN_NAME = re.compile(r"[\x00-\x1f\x7f]")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
