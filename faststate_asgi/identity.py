@@ -29,6 +29,7 @@ from .guards import Guard
 
 CLOCK_TOLERANCE_S = 600.0
 _CACHED_COOKIES = 4096
+_CACHED_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -241,7 +242,8 @@ class SessionCookie:
                 return None
             due_s = ticket.renewed_at_s + self._idle_s / 14
             known = (ticket, ticket.issued_at_s - CLOCK_TOLERANCE_S, due_s, self.expires_at_s(ticket))
-            verified[header] = known
+            if len(header) <= _CACHED_HEADER_BYTES:
+                verified[header] = known
             if len(verified) > _CACHED_COOKIES:
                 del verified[next(iter(verified))]
         ticket, since_s, due_s, until_s = known
