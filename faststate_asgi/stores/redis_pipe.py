@@ -35,7 +35,8 @@ class Pipe:
         return reply
 
     async def aclose(self) -> None:
-        """Wait a moment for what is under way, before its connections are closed."""
+        """Send what waits, and wait a moment for what is under way, before its connections are closed."""
+        self._send()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
 

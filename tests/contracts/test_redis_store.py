@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -24,3 +25,14 @@ class TestRedisStore(StoreContract):
         yield pair
         for store in pair:
             await store.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.redis
+async def test_what_was_asked_just_before_the_end_is_answered(redis_url: str) -> None:
+    store = RedisStore(redis_url, lease_s=LEASE_S, timeout_s=5)
+    await store.open()
+    asked = asyncio.ensure_future(store.get_records(["nothing"]))
+    await asyncio.sleep(0)  # the command waits for the end of this turn of the loop
+    await store.aclose()
+    assert await asked == [None]
