@@ -2,8 +2,8 @@
 
 import pytest
 
-from faststate_asgi.incoming import parse_json
 from faststate_asgi.errors import ArgumentError
+from faststate_asgi.incoming import parse_json
 
 
 @pytest.mark.parametrize("text", [b"1e309", b"[1" + b"0" * 250 + b"e90]", b"-1" + b"0" * 309 + b".0", b'{"a":1E+0400}'])
