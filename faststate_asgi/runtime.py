@@ -278,12 +278,6 @@ class Runtime:
             turn.commit_now(now, changed, remembered(call, answer, self._idempotency_ttl_s))
             updates = changed.updates
         else:
-            names = call.names
-            if names:
-                late, body = call.late_names(), answer[3]
-                if late or (body is not None and len(body) > MAX_ANSWER_BYTES):
-                    names, answer = names_to_keep(call), kept(answer)
-                now.keep(names, answer, self._idempotency_ttl_s, call.owner)
             updates = () if changed is None else (changed,)
             if changed is not None:
                 entry = turn.entries[call.key]
@@ -293,6 +287,12 @@ class Runtime:
                     snapshot = Snapshot(changed.version, changed.data, entry.shape)
                     now.put(call.key, snapshot, self.turns.ttl_of(entry.plan))
                 self.turns.announce(updates)
+            names = call.names
+            if names:
+                late, body = call.late_names(), answer[3]
+                if late or (body is not None and len(body) > MAX_ANSWER_BYTES):
+                    names, answer = names_to_keep(call), kept(answer)
+                now.keep(names, answer, self._idempotency_ttl_s, call.owner)
             turn.release_now()
         self._committed(call, updates, at)
 

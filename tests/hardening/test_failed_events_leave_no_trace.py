@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -21,6 +21,20 @@ class Other(ReactiveState):
     """Changes together with the first one."""
 
     other: int = 0
+
+
+class Held(ReactiveState):
+    """Waits before it changes anything."""
+
+    begun: ClassVar[asyncio.Event] = asyncio.Event()
+    go_on: ClassVar[asyncio.Event] = asyncio.Event()
+    count: int = 0
+
+    @event
+    async def add(self) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        self.count += 1
 
 
 class Fragile(ReactiveState):
@@ -342,3 +356,21 @@ async def test_poison_in_one_page_does_not_stop_the_others() -> None:
         await client.call("Fragile/succeed")
         for stream in (one, two):
             await stream.until(lambda signals: signals.get("count") == 1)
+
+
+async def test_what_could_not_be_stored_in_memory_is_not_remembered_as_done() -> None:
+    """The answer of the repetition would say that it was."""
+    app = wrapped((Held, GLOBAL))
+    async with FastStateClient(app) as client:
+        store, key = app.faststate.backends.records, {"Idempotency-Key": "one"}
+        first = asyncio.ensure_future(client.call("Held/add", headers=key))
+        await Held.begun.wait()
+        await store.aclose()
+        Held.go_on.set()
+        answer = await first
+        assert answer.error is not None
+        assert answer.error["status"] == 503
+        await store.open()
+        assert (await client.call("Held/add", headers=key)).signals == {"count": 1}
+        async with app.faststate.transaction(Held) as state:
+            assert state.count == 1
