@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakSet
 
 from pydantic_core import from_json, to_json
 from starlette.routing import compile_path
@@ -181,6 +182,7 @@ class StateRegistry:
         self._by_name: dict[str, StatePlan] = {}
         self._routes: dict[str, list[tuple[StatePlan, EventSpec]]] = {}
         self._patterns: list[tuple[re.Pattern[str], Mapping[str, Any], str]] = []
+        self._forgotten: WeakSet[type[ReactiveState]] = WeakSet()
         self.found: dict[tuple[str, str], Any] = {}
         """What ``dispatch.py`` found at a method and a path; emptied when classes come or go."""
 
@@ -219,6 +221,7 @@ class StateRegistry:
     def _add(self, plan: StatePlan) -> None:
         self.found.clear()
         cls = plan.cls
+        self._forgotten.discard(cls)
         for spec in plan.events.values():
             spec.state_name = plan.name
             if spec.path not in self._routes and "{" in spec.path:
@@ -258,11 +261,12 @@ class StateRegistry:
                 )
 
     def unregister(self, cls: type[ReactiveState]) -> None:
-        """Forget a class; unknown ones are ignored."""
+        """Forget a class; unknown ones are ignored. No request finds it by its name until it is registered or used again."""
         plan = self._plans.pop(cls, None)
         if plan is None:
             return
         self.found.clear()
+        self._forgotten.add(cls)
         del self._by_name[plan.name]
         for path in [path for path, entries in self._routes.items() if any(p is plan for p, _ in entries)]:
             self._routes[path] = [entry for entry in self._routes[path] if entry[0] is not plan]
@@ -297,7 +301,8 @@ class StateRegistry:
 
     def _may_be_implicit(self, cls: type[ReactiveState], name: str) -> bool:
         """Whether a class that nobody registered is the one of a name; a table has no scope by default."""
-        return cls.__name__ == name and cls not in self._plans and not cls.__faststate_is_table__
+        is_free = cls not in self._plans and cls not in self._forgotten
+        return cls.__name__ == name and is_free and not cls.__faststate_is_table__
 
     def routes(self, path: str) -> tuple[list[tuple[StatePlan, EventSpec]], dict[str, Any]]:
         """Return the events below ``/events/`` at ``path``, and the path's parameters; empty if there are none."""

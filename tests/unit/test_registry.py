@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from faststate_asgi import ConfigurationError, ReactiveState, StateConfig, StateRegistry, StateScope, event
+from faststate_asgi import (
+    ConfigurationError,
+    ReactiveState,
+    StateConfig,
+    StateRegistry,
+    StateScope,
+    event,
+    state_registry,
+)
 
 
 class Wheel(ReactiveState):
@@ -80,6 +88,27 @@ def test_a_forgotten_class_leaves_nothing() -> None:
     registry.register(Wheel, StateConfig(scope=StateScope.GLOBAL))
     registry.clear()
     assert Wheel not in registry
+
+
+def test_a_forgotten_class_is_not_found_by_its_name_without_its_guard() -> None:
+    """The default registry knows classes that nobody registered, with a config that guards nothing."""
+
+    class Vault(ReactiveState):
+        """Guarded while it is registered."""
+
+        @event
+        def empty(self) -> None:
+            """Empty."""
+
+    try:
+        assert state_registry.named("Vault") is not None
+        state_registry.register(Vault, StateConfig(scope=StateScope.GLOBAL, permissions="vault"))
+        state_registry.unregister(Vault)
+        assert state_registry.named("Vault") is None
+        assert state_registry.routes("Vault/empty") == ([], {})
+        assert state_registry.plan(Vault).config == StateConfig()
+    finally:
+        state_registry.unregister(Vault)
 
 
 def test_flat_states_that_share_a_signal_are_reported(caplog: pytest.LogCaptureFixture) -> None:
