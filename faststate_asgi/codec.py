@@ -9,7 +9,7 @@ excluded fields), loads with its validator, and knows which fields are plain sca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
@@ -173,7 +173,7 @@ class Codec:
         if data == before:
             return state, None
         state, data, deep = self._changed_in_place(state, data, before, extra)
-        changed += deep
+        changed += [name for name in deep if name not in changed]
         return state, Change(tuple(changed), data) if changed else None
 
     def _changes_of_texts(
@@ -199,10 +199,12 @@ class Codec:
             check_keys(state.__dict__.get(name), f"{self.cls.__name__}.{name}")
         checked = self.validated(data)
         again = self.dump(checked)
+        derived: list[str] = []
         if again != data:
             sent = {name: wire_text(text) for name, text in (self._texts(checked, deep) or {}).items()}
+            derived = self._derived(checked, again, before, [*changed, *deep])
         objects = {n: wire_text(olds[n]) for n in deep if olds[n].startswith(b"{")}
-        names, is_reloaded = (*changed, *deep), again == data and self._is_seen_by_engine_only
+        names, is_reloaded = (*changed, *deep, *derived), again == data and self._is_seen_by_engine_only
         return checked, Change(names, again, self._as_stored(sent), self._as_stored(objects), is_reloaded)
 
     def _texts(self, state: ReactiveState, names: Iterable[str]) -> dict[str, bytes] | None:
@@ -298,7 +300,16 @@ class Codec:
             check_keys(state.__dict__.get(name), f"{self.cls.__name__}.{name}")
         checked = self.validated(data)
         again = self.dump(checked, extra)
-        return checked, again, deep
+        return checked, again, deep if again == data else deep + self._derived(checked, again, before, deep)
+
+    def _derived(self, checked: ReactiveState, data: bytes, before: bytes, known: Sequence[str]) -> list[str]:
+        """Return further fields that have changed because validation makes one of another."""
+        new, old = self._parsed(data), from_json(before)
+        names = [n for n in self.stored if n not in known and not same(old.get(n), new.get(n))]
+        for name in names:
+            check_plain(new.get(name), f"{self.cls.__name__}.{name}")
+            check_keys(checked.__dict__.get(name), f"{self.cls.__name__}.{name}")
+        return names
 
     def _parsed(self, data: bytes) -> dict[str, Json]:
         try:
