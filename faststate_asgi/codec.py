@@ -395,6 +395,18 @@ def _field_schemas(core: Any) -> dict[str, Any]:
     return {} if node is None else {name: entry["schema"] for name, entry in node["fields"].items()}
 
 
+def masks_values(core: Any) -> bool:
+    """Whether pydantic dumps something inside a core schema as asterisks (``SecretStr``), which no load brings back."""
+    if isinstance(core, dict):
+        function = core.get("serialization", {}).get("function")
+        if function is not None:
+            return function.__module__ == "pydantic.types" and "secret" in function.__name__
+        return any(
+            masks_values(value) for key, value in core.items() if key not in ("metadata", "cls", "expected", "default")
+        )
+    return isinstance(core, (list, tuple)) and any(masks_values(item) for item in core)
+
+
 def _storage_serializer(core: Any) -> SchemaSerializer:
     """Return a serializer that leaves out nothing but computed fields."""
     # Without the flag pydantic-core takes the class's own serializer, which leaves out Private fields.

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 from starlette.routing import compile_path
 
 from . import frames
-from .codec import Codec
+from .codec import Codec, masks_values
 from .errors import ConfigurationError, shorten
 from .events import EventSpec
 from .guards import Guard, make_guard, names
@@ -455,6 +455,10 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
         (
             is_table and (config.upgrade is not None or config.schema_version != 1),
             "schema_version and upgrade are for states that are stored as JSON; a table is changed by a migration",
+        ),
+        (
+            masks_values(cls.__pydantic_core_schema__),
+            "SecretStr, SecretBytes and Secret are stored as asterisks and lost; use Private[str], which no page gets",
         ),
         (is_table and bool(cls.__sqlmodel_relationships__), "a table=True state cannot have relationships"),
         (

@@ -4,9 +4,11 @@ import logging
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, SecretBytes, SecretStr, create_model, field_serializer
 
 from faststate_asgi import (
     ConfigurationError,
+    Private,
     ReactiveState,
     StateConfig,
     StateRegistry,
@@ -171,3 +173,33 @@ def test_a_user_state_needs_a_user() -> None:
     registry = StateRegistry()
     registry.register(Wheel, StateConfig(scope=StateScope.USER))
     assert registry.config_of(Wheel).requires_auth is True
+
+
+class Login(BaseModel):
+    """Inside a state."""
+
+    password: SecretStr | None = None
+
+
+@pytest.mark.parametrize("kind", [SecretStr, dict[str, SecretBytes], Private[list[Login]]], ids=str)
+def test_values_that_would_be_stored_as_asterisks_are_refused(kind: Any) -> None:
+    state = create_model("Account", __base__=ReactiveState, secret=(kind, ...))
+    with pytest.raises(ConfigurationError, match="asterisks"):
+        StateRegistry().register(state)
+
+
+def test_a_secret_that_the_class_dumps_itself_is_kept() -> None:
+    class Account(ReactiveState):
+        """Says what is stored."""
+
+        secret: Private[SecretStr] = SecretStr("")
+
+        @field_serializer("secret")
+        def dumped(self, value: SecretStr) -> str:
+            """Dump the value itself."""
+            return value.get_secret_value()
+
+    codec = StateRegistry().register(Account).__faststate_codec__()
+    loaded = codec.load(codec.dump(Account(secret=SecretStr("open"))))
+    assert isinstance(loaded, Account)
+    assert loaded.secret.get_secret_value() == "open"
