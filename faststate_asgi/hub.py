@@ -451,7 +451,9 @@ class Hub:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task that the hub owns."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = asyncio.Task(
+            coroutine, loop=asyncio.get_running_loop()
+        )  # never an eager one: who spawns it notes it first
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task

@@ -132,7 +132,8 @@ class Runtime:
             self.turns.refuse_nested(call.wanted)
         if call.is_alone:
             running = self._begun(call)
-            running.task = asyncio.get_running_loop().create_task(self._run_alone(running))
+            task = asyncio.get_running_loop().create_task(self._run_alone(running))
+            running.task = running.task or task  # an eager task may have begun the handler's own
             return running.waiters[0]
         store, mailboxes, key = self.turns.store_of(call.plan), self.turns.mailboxes, call.key
         is_free = key not in mailboxes.boxes
