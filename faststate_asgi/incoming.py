@@ -98,9 +98,20 @@ def _json_incoming(body: bytes, max_body: int) -> Incoming:
     incoming = Incoming()
     if body:
         incoming.body = body
-        incoming.json = parse_json(body)
+        incoming.json = _object(parse_json(body))
     incoming.digest = b"\n" + body if len(body) < SHORT_DATA else data_digest(b"", body)
     return incoming
+
+
+def _object(value: Json) -> dict[str, Json] | None:
+    """Return arguments by name; nothing at all is no arguments.
+
+    Raises:
+        BadRequestError: another value, which names none.
+    """
+    if value is None or type(value) is dict:
+        return value
+    raise BadRequestError('The arguments must be a JSON object, by name, as {"amount": 1}')
 
 
 async def _read_later(receive: Receive, begun: MutableMapping[str, Any] | tuple[Any, Any], max_body: int) -> Incoming:
@@ -140,9 +151,8 @@ async def _read_any(
     if media == b"application/x-www-form-urlencoded":
         incoming.form = FormData(_pairs(body))
     else:
-        value, signals = parse_json(body), incoming.json
-        both = isinstance(value, dict) and isinstance(signals, dict)
-        incoming.json = {**signals, **value} if both else value
+        value, signals = _object(parse_json(body)), incoming.json
+        incoming.json = {**signals, **value} if isinstance(signals, dict) and value is not None else value
     return incoming
 
 
@@ -270,7 +280,7 @@ def _query_signals(query: str) -> Json:
     """Return the signals in ``?datastar=``."""
     for name, text in query_pairs(query) if "datastar=" in query else ():
         if name == "datastar":
-            return parse_json(text.encode("utf-8", "surrogatepass"))
+            return _object(parse_json(text.encode("utf-8", "surrogatepass")))
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import UploadFile
 
-from faststate_asgi import ReactiveState, binding, event, watchdog
+from faststate_asgi import ReactiveState, event, incoming, watchdog
 from faststate_asgi.testing import FastStateClient
 from tests.conftest import Serve
 from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
@@ -115,7 +115,7 @@ async def test_a_body_that_never_arrives_is_given_up(
     monkeypatch: pytest.MonkeyPatch, media: str, is_begun: bool
 ) -> None:
     """Connections that are held open by a byte now and then would use up all that the server has."""
-    monkeypatch.setattr(binding, "BODY_WAIT_S", 0.1)
+    monkeypatch.setattr(incoming, "BODY_WAIT_S", 0.1)
     app = site()
     first = [b'{"amount"' if media.startswith("application") else b"--x\r\nContent-"] if is_begun else []
 

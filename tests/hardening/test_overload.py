@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from faststate_asgi import ReactiveState, StateConfig, StateScope, event, turns
+from faststate_asgi import ReactiveState, StateConfig, StateScope, event, mailboxes
 from faststate_asgi.mailboxes import Line
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import wrapped
@@ -28,7 +28,7 @@ class Busy(ReactiveState):
 async def test_the_newest_are_refused_before_they_begin_and_the_others_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns, "LATE_S", 0.3)
+    monkeypatch.setattr(mailboxes, "LATE_S", 0.3)
     app = wrapped((Busy, StateConfig(scope=StateScope.GLOBAL)))
     async with FastStateClient(app) as client:
         first = [asyncio.create_task(client.another().call(Busy.serve, datastar=False)) for _ in range(120)]

@@ -218,6 +218,18 @@ async def test_defaults_stay_with_the_method(app: Any) -> None:
     assert GOT == {"a": 3, "b": 0.5, "c": False, "d": "", "e": 7, "f": "x"}
 
 
+@pytest.mark.parametrize("body", [[1], 5, True, "a"])
+async def test_arguments_without_names_are_refused(app: Any, body: Any) -> None:
+    """They would be left out without a word, and the event would run with its defaults."""
+    async with FastStateClient(app) as client:
+        sent = await client.post(f"{EVENTS}/Taker/simple", json=body, headers={"datastar-request": "false"})
+        assert (sent.status, sent.json()["detail"]) == (
+            400,
+            'The arguments must be a JSON object, by name, as {"amount": 1}',
+        )
+    assert GOT == {}
+
+
 async def test_an_empty_text_is_none_where_text_is_not_meant(app: Any) -> None:
     async with FastStateClient(app) as client:
         await client.call("Taker/simple", {"a": 3, "e": "", "f": ""})
