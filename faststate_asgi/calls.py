@@ -15,7 +15,7 @@ from .eager import Suspended
 from .echo import REMEMBERED_S, Typed, is_overtaken
 from .errors import ArgumentError, FastStateError, OverloadedError, TurnTimeoutError
 from .events import EventSpec
-from .keys import StateKey
+from .keys import StateKey, loggable
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import Answer, Remember, Store
@@ -323,10 +323,3 @@ def log_event(call: Call, updates: Sequence[Update], duration_s: float) -> None:
         duration_s * 1000,
         extra={"event": call.spec.path, "key": key, "version": version, "duration_ms": duration_s * 1000},
     )
-
-
-def loggable(key: StateKey) -> str:
-    """Return a key for log records: session ids are shortened, they are as good as a password."""
-    if key.session_id is None:
-        return str(key)
-    return key.replace(key.session_id, f"{key.session_id[:6]}…")

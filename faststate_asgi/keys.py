@@ -189,3 +189,10 @@ def record_key(name: str, record_id: str) -> StateKey:
 def state_id(key: StateKey) -> str:
     """Return the UUID that belongs to ``key``, the same on every machine (RFC 9562, version 5)."""
     return str(uuid.uuid5(_NAMESPACE, key))
+
+
+def loggable(key: StateKey) -> str:
+    """Return a key for log records: session ids are shortened, they are as good as a password."""
+    if key.session_id is None:
+        return str(key)
+    return key.replace(key.session_id, f"{key.session_id[:6]}…")

@@ -219,7 +219,6 @@ class StateRegistry:
         return cls
 
     def _add(self, plan: StatePlan) -> None:
-        self.found.clear()
         cls = plan.cls
         self._forgotten.discard(cls)
         for spec in plan.events.values():
@@ -232,6 +231,7 @@ class StateRegistry:
         cls.__faststate_needs_id__ = plan.scope in _OWN_ID_SCOPES
         cls.__faststate_id_parameter__ = plan.id_parameter
         self._plans[cls] = self._by_name[plan.name] = plan
+        self.found.clear()
 
     def _check_routes(self, plan: StatePlan) -> None:
         """Refuse two events on one path."""
@@ -265,7 +265,6 @@ class StateRegistry:
         plan = self._plans.pop(cls, None)
         if plan is None:
             return
-        self.found.clear()
         self._forgotten.add(cls)
         del self._by_name[plan.name]
         for path in [path for path, entries in self._routes.items() if any(p is plan for p, _ in entries)]:
@@ -273,6 +272,7 @@ class StateRegistry:
             if not self._routes[path]:
                 del self._routes[path]
                 self._patterns = [entry for entry in self._patterns if entry[2] != path]
+        self.found.clear()
 
     def clear(self) -> None:
         """Forget every class."""

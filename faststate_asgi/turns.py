@@ -16,7 +16,7 @@ from .errors import (
     NestedTurnError,
     StateNotFoundError,
 )
-from .keys import StateKey, StateScope
+from .keys import StateKey, StateScope, loggable
 from .mailboxes import Mailboxes
 from .patches import Json
 from .registry import StatePlan
@@ -362,7 +362,7 @@ class Turns:
         """Raise ``NestedTurnError`` inside an active turn: waiting for a second one could wait for ever."""
         turn = current_turn.get()
         if turn is not None and turn.is_active:
-            held = ", ".join(str(key) for key in turn.keys)
+            held = ", ".join(loggable(key) for key in turn.keys)
             asked = ", ".join(plan.name for plan, _ in wanted)
             raise NestedTurnError(
                 f"this code holds the turn on {held} and asked for another on {asked}; take all states in one "
