@@ -95,7 +95,7 @@ def test_a_forgotten_class_leaves_nothing() -> None:
 def test_a_forgotten_class_is_not_found_by_its_name_without_its_guard() -> None:
     """The default registry knows classes that nobody registered, with a config that guards nothing."""
 
-    class Vault(ReactiveState):
+    class ForgottenVault(ReactiveState):
         """Guarded while it is registered."""
 
         @event
@@ -103,14 +103,14 @@ def test_a_forgotten_class_is_not_found_by_its_name_without_its_guard() -> None:
             """Empty."""
 
     try:
-        assert state_registry.named("Vault") is not None
-        state_registry.register(Vault, StateConfig(scope=StateScope.GLOBAL, permissions="vault"))
-        state_registry.unregister(Vault)
-        assert state_registry.named("Vault") is None
-        assert state_registry.routes("Vault/empty") == ([], {})
-        assert state_registry.plan(Vault).config == StateConfig()
+        assert state_registry.named("ForgottenVault") is not None
+        state_registry.register(ForgottenVault, StateConfig(scope=StateScope.GLOBAL, permissions="vault"))
+        state_registry.unregister(ForgottenVault)
+        assert state_registry.named("ForgottenVault") is None
+        assert state_registry.routes("ForgottenVault/empty") == ([], {})
+        assert state_registry.plan(ForgottenVault).config == StateConfig()
     finally:
-        state_registry.unregister(Vault)
+        state_registry.unregister(ForgottenVault)
 
 
 def test_flat_states_that_share_a_signal_are_reported(caplog: pytest.LogCaptureFixture) -> None:
