@@ -175,7 +175,7 @@ async def write_until(site: SiteServer, end_s: float) -> int:
 
 @pytest.mark.parametrize("store_url", FEWER_STORES, indirect=True)
 @pytest.mark.parametrize(
-    ("servers", "seconds"), [(2, 3), *(pytest.param(n, 10, marks=pytest.mark.full) for n in (1, 2))]
+    ("servers", "seconds"), [(1, 3), *(pytest.param(n, 10, marks=pytest.mark.full) for n in (1, 2))]
 )
 async def test_r32_those_who_write_to_one_key_all_the_time_are_served_in_turn(
     serve: Serve, store_url: str, servers: int, seconds: float
