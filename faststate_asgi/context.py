@@ -328,6 +328,11 @@ class RequestContext:
         return float("inf") if self._ticket is None else self.engine.cookie.expires_at_s(self._ticket)
 
     @property
+    def is_nobody(self) -> bool:
+        """Whether the request came without a cookie of ours and without a login, and has made no session; asks for nothing."""
+        return self.made_session_id is None and self.presented_id is None and self._identity is None
+
+    @property
     def has_session(self) -> bool:
         """Whether the request came with a valid session."""
         self._resolved()

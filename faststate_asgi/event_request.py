@@ -136,6 +136,8 @@ class EventRequest:
             if session_id is not None and context.presented_id in (session_id, None):
                 # With its own cookie, or a program, which has one session for each user.
                 self.names = (session_id + route.tail + idempotency_key,)
+            elif context.is_nobody:
+                self.names = (route.tail + idempotency_key,)
             else:
                 self.names = self._names(route.tail + idempotency_key)
 

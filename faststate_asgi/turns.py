@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -28,9 +29,15 @@ from .updates import Update, make_update
 _OF_SESSIONS = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
+_ids = random.Random()
+"""A generator of our own, from the system's randomness: programs seed that of ``random``, in several processes alike."""
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_ids.seed)
+
+
 def new_commit_id() -> str:
-    """Return 64 random bits; not those of ``random``, which programs seed: a commit whose id is known changes nothing."""
-    return os.urandom(8).hex()
+    """Return 64 random bits."""
+    return f"{_ids.getrandbits(64):016x}"
 
 
 def next_version(before: str, commit_id: str) -> str:
