@@ -29,6 +29,8 @@ from .guards import Guard
 
 CLOCK_TOLERANCE_S = 600.0
 _CACHED_COOKIES = 4096
+_FOREIGN_HEADERS = 1024
+_FOREIGN_HEADER_BYTES = 1024
 _CACHED_HEADER_BYTES = 4096
 
 
@@ -224,6 +226,7 @@ class SessionCookie:
         self._newest = Signer(self._keys[0], salt="faststate.session", key_derivation="hmac", digest_method=sha256)
         # A ticket, since when and until when it is good, and in between from when it is due (Unix seconds).
         self._verified: dict[bytes, tuple[Ticket, float, float, float]] = {}
+        self._foreign: dict[tuple[bytes, bool], None] = {}
         self._verified_https: dict[bytes, tuple[Ticket, float, float, float]] = {}
 
     def read(self, header: bytes | None, is_secure: bool) -> Ticket | None:
@@ -237,8 +240,11 @@ class SessionCookie:
         verified = self._verified_https if is_secure else self._verified
         known = verified.get(header)
         if known is None:
+            if (header, is_secure) in self._foreign:
+                return None
             ticket = self._found(header, self.host_name if is_secure else self.name)
             if ticket is None:
+                self._note_foreign(header, is_secure)
                 return None
             due_s = ticket.renewed_at_s + self._idle_s / 14
             known = (ticket, ticket.issued_at_s - CLOCK_TOLERANCE_S, due_s, self.expires_at_s(ticket))
@@ -253,6 +259,13 @@ class SessionCookie:
         if now_s > due_s:
             ticket.is_due = True
         return ticket
+
+    def _note_foreign(self, header: bytes, is_secure: bool) -> None:
+        """Look at the same cookies of others only once, if they are few."""
+        if len(header) <= _FOREIGN_HEADER_BYTES:
+            self._foreign[header, is_secure] = None
+            if len(self._foreign) > _FOREIGN_HEADERS:
+                del self._foreign[next(iter(self._foreign))]
 
     def _found(self, header: bytes, name: str) -> Ticket | None:
         """Return the one ticket of this name in a header, None if it is not ours or not the only one."""
