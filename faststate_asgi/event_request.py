@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_CHARS = 64
 NO_STORE = (b"cache-control", b"no-store")
-_SSE_OF_SESSION: Headers = (*frames.ANSWER_HEADERS, (b"vary", b"Cookie"))
 _NOTHING_NEW: Headers = (NO_STORE,)
-_NOTHING_OF_SESSION: Headers = (NO_STORE, (b"vary", b"Cookie"))
 _NO_LIVE: frozenset[str] = frozenset()
 _NOTHING = Incoming()
 
@@ -371,9 +369,8 @@ class EventRequest:
         if context.sets_no_cookie:
             context.is_started = True
             if body:
-                headers = _SSE_OF_SESSION if context.was_session_used else frames.ANSWER_HEADERS
-                return Answer(self.digest, 200, headers, body)
-            return Answer(self.digest, 204, _NOTHING_OF_SESSION if context.was_session_used else _NOTHING_NEW)
+                return Answer(self.digest, 200, frames.ANSWER_HEADERS, body)
+            return Answer(self.digest, 204, _NOTHING_NEW)
         if not body:
             return Answer(self.digest, 204, (NO_STORE, *self._session_headers()))
         return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
