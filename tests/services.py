@@ -368,6 +368,8 @@ def nginx_running(upstream_port: int, directives: str = "") -> Iterator[SiteServ
     with temporary_folder() as folder:
         configuration = folder / "nginx.conf"
         configuration.write_text(nginx_configuration(folder, port, upstream_port, directives))
+        # Modules that are installed besides are named relative to the prefix.
+        (folder / "modules").symlink_to("/usr/lib/nginx/modules")
         command = [str(program), "-e", "stderr", "-c", str(configuration), "-p", str(folder), "-g", "daemon off;"]
         server = SiteServer(spawn(command, folder / "nginx.log"), port, folder / "nginx.log")
         with started(server, lambda: http_answers(server.url)):
