@@ -307,7 +307,7 @@ class MemoryStore:
                 answers.pop(owned.popleft(), None)
         for name in names:
             answers[name] = entry
-        if len(answers) > self._max_answers:
+        while len(answers) > self._max_answers:
             answers.popitem(last=False)
             self._overflow += 1
             if self._overflow > self._max_answers:

@@ -268,3 +268,12 @@ async def test_a_closed_store_refuses(store: MemoryStore) -> None:
     for call in (store.ping(), store.read([KEY]), store.acquire([KEY], wait_s=1), store.recall(["a"])):
         with pytest.raises(StoreUnavailableError):
             await call
+
+
+async def test_answers_under_two_names_each_are_bounded_too() -> None:
+    store = MemoryStore(max_answers=10)
+    for number in range(50):
+        answer = Answer(b"%d" % number, 200)
+        await store.remember([Remember((f"new:{number}", f"old:{number}"), answer, 60.0)])
+    names = [f"{kind}:{number}" for number in range(50) for kind in ("new", "old")]
+    assert list(store.recall_all_now(names)) == names[-10:]
