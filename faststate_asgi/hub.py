@@ -20,6 +20,7 @@ from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published, Shown
 from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
+from .readers import silent_for, while_read
 from .registry import StatePlan
 from .state import ReactiveState
 from .steps import ended, put_aside, resumed
@@ -29,6 +30,8 @@ from .updates import Update
 logger = logging.getLogger("faststate.hub")
 
 SENDS_PER_TURN = 50
+TICKS_PER_LOOK = 5
+"""Each stream's connection is looked at every so many ticks; which ones is spread evenly."""
 REPEAT_AFTER_S = (1.0, 3.0, 10.0, 30.0)
 ANSWERED_WITHIN_S = 60.0
 MAX_ANSWERED = 10_000
@@ -63,7 +66,7 @@ class Hub:
     Args:
         read: reads snapshots of keys of one class.
         load: makes a state of a snapshot.
-        write_deadline_s: how long one write to a stream may take.
+        write_deadline_s: how long a reader may take nothing of a write.
         heartbeat_s: silence after which a comment is sent.
     """
 
@@ -82,6 +85,7 @@ class Hub:
         self._per_session: dict[str, int] = {}
         self._rounds: deque[Mirror] = deque()
         self._is_pumping = False
+        self._ticks = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         # When a page of each session was last answered with values that its stream did not bring.
         self._answered: dict[str, float] = {}
@@ -260,6 +264,17 @@ class Hub:
         else:
             mirror.is_stale = True
 
+    async def refresh(self, mirrors: Iterable[Mirror]) -> None:
+        """Read states again, and return when what is held is no older than this call.
+
+        Raises:
+            StoreUnavailableError: a store did not answer.
+        """
+        for mirror in mirrors:
+            self.reload(mirror)
+            if mirror.loading is not None:
+                await asyncio.shield(mirror.loading)
+
     def end_streams(self, which: Ended, retry_ms: int = 200) -> None:
         """End the streams of a cookie or a user; they come back with what they may see then."""
         for stream in self.streams:
@@ -382,7 +397,7 @@ class Hub:
     async def _write_rest(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         """Finish a ``send`` that has to wait, then catch up; a reader that takes too long is cut off."""
         try:
-            async with asyncio.timeout(self._write_deadline_s):
+            async with while_read(stream.transport, self._write_deadline_s):
                 await resumed(coroutine, waiting)
             await self.catch_up(stream)
         except TimeoutError:
@@ -400,7 +415,7 @@ class Hub:
         while stream.is_behind:
             body = stream.compose()
             if body:
-                async with asyncio.timeout(self._write_deadline_s):
+                async with while_read(stream.transport, self._write_deadline_s):
                     await stream.send({"type": "http.response.body", "body": body, "more_body": True})
                 stream.last_write = asyncio.get_running_loop().time()
         stream.is_blocked = False
@@ -408,14 +423,21 @@ class Hub:
     # -- time --------------------------------------------------------------------------------------------------------
 
     async def tick(self) -> None:
-        """Send heartbeats, end streams that are old, and check again who may watch."""
+        """Send heartbeats, end streams that are old or whose reader is gone, and check again who may watch."""
         now = asyncio.get_running_loop().time()
+        self._ticks += 1
+        look = self._ticks % TICKS_PER_LOOK
+        # Who is there acknowledges something in each heartbeat.
+        silence_s = self._heartbeat_s + self._write_deadline_s
         self._drop_unused()
         beat = {"type": "http.response.body", "body": frames.HEARTBEAT, "more_body": True}
         for index, stream in enumerate(self.streams):
             if index % SENDS_PER_TURN == SENDS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if now >= stream.ends_at:
+            if index % TICKS_PER_LOOK == look and silent_for(stream.transport) > silence_s:
+                logger.info("a reader has acknowledged nothing for %.0f s; its connection is closed", silence_s)
+                stream.abort()
+            elif now >= stream.ends_at:
                 stream.end(retry_ms=random.randint(50, 500))
             elif now >= stream.recheck_at and stream.recheck is not None:
                 stream.recheck_at = float("inf")

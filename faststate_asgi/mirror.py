@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -27,8 +26,7 @@ from .updates import Update, differences, render_fragment, signal_frames, signal
 logger = logging.getLogger("faststate.hub")
 
 ONE_OFF_ELEMENTS = 32
-UNREAD_BYTES = 64 * 1024
-"""What the kernel may hold for a reader; Linux doubles it for its own records."""
+_VECTOR = re.compile(r"[0-9a-f]{16}((?:-[0-9]{1,15})+)")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -209,21 +207,6 @@ class Stream:
         """The connection, as uvicorn has it; None under other servers and behind a wrapped ``send``."""
         return getattr(getattr(self.send, "__self__", None), "transport", None)
 
-    def bound_connection(self, deadline_s: float) -> None:
-        """Let the kernel notice a reader that stands still or is gone, and keep no backlog for it.
-
-        By itself it takes megabytes before a write waits, and for a quarter of an hour sends again what a client whose
-        cable was pulled never acknowledges.
-        """
-        ask = getattr(self.transport, "get_extra_info", None)
-        sock = None if ask is None else ask("socket")
-        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        with suppress(OSError):  # it may be closed already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(deadline_s * 1000))
-
     def abort(self) -> None:
         """Close the connection for good; elsewhere than under uvicorn, end the request."""
         transport = self.transport
@@ -255,9 +238,24 @@ def fresh_body(mirrors: Sequence[Mirror], place: Sequence[int]) -> bytes:
 
 
 def vector_id(mirrors: Sequence[Mirror], versions: Sequence[str]) -> str:
-    """Return the digest of (key, version) pairs that goes into ``id:``; equal means nothing was missed."""
-    text = "\n".join(sorted(f"{mirror.key}={version}" for mirror, version in zip(mirrors, versions, strict=True)))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    """Return what goes into ``id:``: a digest of (key, version) pairs, equal if nothing was missed, and their numbers."""
+    pairs = list(zip(mirrors, versions, strict=True))
+    text = "\n".join(sorted(f"{mirror.key}={version}" for mirror, version in pairs))
+    digest = blake2b(text.encode(), digest_size=8).hexdigest()
+    return "-".join([digest, *(order.number_of(version) for version in versions)])
+
+
+def behind(mirrors: Sequence[Mirror], last_event_id: str | None) -> list[Mirror]:
+    """Return the mirrors that are older than what a page has seen, here or at a process that heard of it earlier."""
+    seen = _VECTOR.fullmatch(last_event_id or "")
+    if seen is None:
+        return []
+    numbers = [int(number) for number in seen[1].split("-")[1:]]
+    return [
+        mirror
+        for mirror, number in zip(mirrors, numbers, strict=False)
+        if int(order.number_of(mirror.version)) < number
+    ]
 
 
 def with_id(parts: Sequence[bytes], event_id: str) -> bytes:

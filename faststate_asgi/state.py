@@ -28,12 +28,12 @@ from .events import Event, EventOptions, EventSpec, Fragment
 from .keys import StateKey, state_id
 from .parameters import WRITABLE, Marker
 from .patches import POISON_KEYS, Json, nest
+from .stores.base import NO_VERSION
 
 if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
-NO_VERSION = "0"
 _SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*")
 _WORD = re.compile(r"[^A-Za-z0-9_]|_(?=[0-9a-f]{2})")
 

@@ -25,7 +25,8 @@ from .errors import (
     RateLimitedError,
 )
 from .keys import StateKey, StateScope
-from .mirror import Send, Stream, snapshot_frames, vector_id, with_id
+from .mirror import Send, Stream, behind, snapshot_frames, vector_id, with_id
+from .readers import bound_backlog, while_read
 from .registry import StatePlan
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class StreamOpening:
         wanted = await self.wanted()
         self.check_limits()
         mirrors = await hub.mirrors(wanted)
+        await hub.refresh(behind(mirrors, self._last_event_id))
         self.check_limits()
         self._labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
         stream = Stream(send, mirrors, context.cookie_id, context.session_id, context.user)
@@ -170,8 +172,8 @@ class StreamOpening:
         body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
         self._set_times(stream)
         if not self._is_shared:
-            stream.bound_connection(self.engine.settings.write_deadline)
-        async with asyncio.timeout(self.engine.settings.write_deadline):
+            bound_backlog(stream.transport)
+        async with while_read(stream.transport, self.engine.settings.write_deadline):
             await stream.send({"type": "http.response.start", "status": 200, "headers": list(frames.SSE_HEADERS)})
             await stream.send({"type": "http.response.body", "body": body, "more_body": True})
         await self.engine.hub.catch_up(stream)

@@ -102,6 +102,7 @@ LAYERS = (
         "limits",
         "metrics",
         "parameters",
+        "readers",
         "settings",
         "steps",
         "eager",

@@ -99,6 +99,25 @@ async def test_r14_a_stream_resumes_at_another_process_with_nothing_if_nothing_w
         await stream.until(lambda signals: signals["count"] == 0)
 
 
+async def test_r14_a_stream_does_not_go_back_at_a_process_that_has_not_heard_of_a_change(processes: Pair) -> None:
+    here, there = await both(processes)
+    faults = processes.faults[1]
+    faults.messages(lost=1.0)
+    async with here.stream("Counter") as stream, there.stream("Counter") as deaf:
+        await asyncio.gather(stream.next(), deaf.next())
+        for number in range(2, 12):
+            await here.call(Counter.bump)
+            await stream.until(lambda signals, number=number: signals["count"] == number)
+            async with there.stream("Counter", last_event_id=stream.last_id) as again:
+                await again.next()
+                assert again.signals.get("count", number) == number
+            async with there.stream("Counter", last_event_id=stream.last_id) as again:
+                before = faults.calls["read"]
+                await again.next()
+                assert "count" not in again.signals, "nothing was missed"
+                assert faults.calls["read"] - before <= 1, "only what lags behind is read, and versions are compared"
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.full)])
 async def test_r21_streams_that_all_reconnect_at_once_are_served_from_one_load(processes: Pair, count: int) -> None:
     here, _ = await both(processes)

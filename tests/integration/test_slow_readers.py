@@ -56,13 +56,15 @@ class Reader:
         program = struct.pack("HP", 1, ctypes.addressof(refuse_all))
         self.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
-    async def read_until(self, count: int, slack: float) -> None:
-        """Take all that there is until the count is shown."""
+    async def read_until(self, count: int, slack: float, bytes_per_s: int | None = None) -> None:
+        """Take all that there is, or no more than so much in a second, until the count is shown."""
         self.sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(20 * slack):
+        async with asyncio.timeout(60 * slack):
             while not any(shown(frame) == count for frame in self.frames):
-                data = await loop.sock_recv(self.sock, 1 << 16)
+                if bytes_per_s is not None:
+                    await asyncio.sleep(0.05)
+                data = await loop.sock_recv(self.sock, 1 << 16 if bytes_per_s is None else bytes_per_s // 20)
                 assert data, "the stream has ended"
                 self.taken += len(data)
                 self.frames += self._parts.feed(self._unchunked(data))
@@ -177,6 +179,24 @@ async def test_r12_readers_that_stand_still_are_cut_off_while_others_are_served(
             held = unsent(site)
             assert not any(reader.port in held for reader in gone), "their connections are closed"
             assert all(reader.port in held for reader in healthy)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(("deadline_s", "bytes_per_s"), [(2, 80_000), pytest.param(20, 10_000, marks=FULL)])
+async def test_r12_a_slow_reader_keeps_its_stream_while_it_takes_bytes(
+    serve: Serve, tmp_path: Path, slack: float, kind: str, deadline_s: int, bytes_per_s: int
+) -> None:
+    settings = {"DEBUG": "true", "WRITE_DEADLINE": deadline_s, "HEARTBEAT": 0.5}
+    env = {"MARKS": str(tmp_path), **{f"FASTSTATE_{name}": str(value) for name, value in settings.items()}}
+    site = serve(APP, *SERVERS[kind], env=env)
+    async with new_client() as client:
+        with readers(site, 1) as (slow,):
+            await until_streams(client, site, 1, 10 * slack)
+            began = time.monotonic()
+            last = await fill(client, site, 500_000)
+            await slow.read_until(last, slack, bytes_per_s)
+            assert time.monotonic() - began > 2 * deadline_s, "one write took several deadlines"
+            await slow.read_until(await fill(client, site, 10), slack)
 
 
 @pytest.mark.parametrize(
