@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -37,6 +38,7 @@ logger = logging.getLogger("faststate.events")
 
 MAX_CALLS = 64
 FLUSH_AFTER_S = 0.02
+MAX_GATHER_S = 0.002
 
 Done: TypeAlias = tuple[Running, Prepared | None, Answer]
 """A call that has run: what it is to commit (None if it failed), and its answer."""
@@ -61,6 +63,7 @@ class Batch:
         self.done: list[Done] = []
         self.broken: Exception | None = None
         self.is_released = False
+        self.opened_s = 0.0  # how long it took to have the turn
 
     def turn(self, turns: Turns) -> Turn:
         """Return the turn of the next call: it sees what those before it left."""
@@ -140,6 +143,17 @@ class Batches:
             for running, _, _ in batch.done:  # which ran while a commit failed, or this task was cancelled
                 self._settle(running, running.call.failed(batch.broken or stopping()))
             await self._close(batch)
+        if batch.lease is not None and len(calls) > 1:
+            await self._gather(batch, len(calls))
+
+    async def _gather(self, batch: Batch, count: int) -> None:
+        """Let those who were answered together line up again; else the first one would take a turn for itself."""
+        mailboxes = self._turns.mailboxes
+        wanted = mailboxes.waiting_for(batch.key) + count
+        until = time.monotonic() + min(MAX_GATHER_S, batch.opened_s)
+        # A timer is coarser than what is waited for.
+        while mailboxes.waiting_for(batch.key) < wanted and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     async def _close(self, batch: Batch) -> None:
         """Give the lease back if no commit did; where the store is down, it runs out."""
@@ -154,7 +168,7 @@ class Batches:
 
     async def _opened(self, key: StateKey, calls: list[Running]) -> Batch:
         """Take the store's turn, and answer repetitions of requests that were answered before."""
-        store = self._turns.store_of(calls[0].call.plan)
+        store, began_at = self._turns.store_of(calls[0].call.plan), time.monotonic()
         lease: Lease | None = None
         names = [name for running in calls for name in names_to_recall(running.call)]
         is_here = store is self._answers
@@ -172,6 +186,7 @@ class Batches:
         except BaseException:
             await self._close(batch)
             raise
+        batch.opened_s = time.monotonic() - began_at
         return batch
 
     def _is_answered(self, batch: Batch, running: Running) -> bool:

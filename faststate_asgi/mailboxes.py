@@ -76,6 +76,10 @@ class Mailboxes:
         """How many wait, over all keys."""
         return sum(len(waiting) for waiting in self.boxes.values() if waiting)
 
+    def waiting_for(self, key: StateKey) -> int:
+        """How many wait for one key."""
+        return len(self.boxes[key] or ())
+
     def has_refused(self, within_s: float) -> bool:
         """Whether somebody was refused in the last so many seconds because others wait."""
         return time.monotonic() - self.refused_at <= within_s

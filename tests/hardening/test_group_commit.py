@@ -22,6 +22,7 @@ from faststate_asgi import (
     StateRegistry,
     StateScope,
     Writable,
+    batches,
     event,
     runtime,
 )
@@ -298,6 +299,32 @@ async def test_calls_that_wait_share_commits(tmp_path: Path, monkeypatch: pytest
         assert sum(commits) == TIMES
         assert len(commits) <= 4
         assert (await app.faststate.get(Shelf)).total == TIMES
+
+
+async def test_who_were_answered_together_share_their_next_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_GATHER_S", 5.0)
+    clicks, visitors = 10, 8
+    async with opened(f"sqlite+aiosqlite:///{tmp_path / 'shelf.db'}") as app, FastStateClient(app) as client:
+        store, turns = app.faststate.backends.stores["database"], list[Lease]()
+        acquire = store.acquire
+
+        async def acquired_slowly(*keys: Any, **options: Any) -> Lease:
+            await asyncio.sleep(0.1)
+            turns.append(await acquire(*keys, **options))
+            return turns[-1]
+
+        monkeypatch.setattr(store, "acquire", acquired_slowly)
+
+        async def visit(number: int) -> None:
+            for _ in range(clicks):
+                await asyncio.sleep(number * 0.001)  # no two of them are equally fast
+                await client.call("Shelf/add_inline")
+
+        await asyncio.gather(*map(visit, range(visitors)))
+        assert (await app.faststate.get(Shelf)).total == clicks * visitors
+        assert len(turns) <= clicks + 3, "not one for the first of them and another for the rest"
 
 
 async def test_if_the_commit_fails_all_of_the_batch_have_failed(
