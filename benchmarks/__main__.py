@@ -3,11 +3,11 @@
 `python -m benchmarks --full` runs the whole, keeps the results and renews the tables of the documents.
 """
 
-import shutil
 import subprocess
 import sys
 import time
 
+from benchmarks.nchan import MODULE as NCHAN
 from benchmarks.report import ROOT
 
 QUESTIONS = ("events", "stores", "fanout", "pages", "actions", "scale", "startup")
@@ -19,7 +19,7 @@ def questions(*, is_full: bool) -> list[str]:
     """Return what is measured, and say what cannot be."""
     if not is_full:
         return list(QUESTIONS)
-    if shutil.which("nginx") is not None:
+    if NCHAN.exists():
         return [*QUESTIONS, *FULL_ONLY, "nchan", "readme"]
     print("nchan is left out: nginx-light and libnginx-mod-nchan are not installed")
     return [*QUESTIONS, *FULL_ONLY, "readme"]

@@ -7,10 +7,16 @@ folder with the same uvicorn, uvloop and httptools as all others.
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Any
 
+from benchmarks import rounds
+from benchmarks.events import OWN, VARIANTS
 from benchmarks.report import ROOT
+from benchmarks.rounds import FLOOR, Variant
+from benchmarks.servers import parse_server_arguments, serve
 
 FOLDER = ROOT / ".cache" / "benchmarks"
 INSTALL_DEADLINE_S = 300.0
@@ -55,3 +61,38 @@ def versions(python: str, *packages: str) -> dict[str, str]:
     done = subprocess.run([python, "-c", SHOW, *packages], check=True, capture_output=True, text=True, timeout=60)
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A package that is measured from an environment of its own, beside the floor and rows of `events`.
+
+    Attributes:
+        question: names its module, its environment and its result.
+        usage: the text of ``--help``.
+        app: makes what its server serves.
+        installs: see `interpreter`.
+        packages: whose versions are kept with the result.
+        others: the rows of `events`.
+        variant: its own row.
+    """
+
+    question: str
+    usage: str | None
+    app: Callable[[], Any]
+    installs: Sequence[Sequence[str]]
+    packages: Sequence[str]
+    others: Sequence[str]
+    variant: Variant
+
+    def main(self) -> None:
+        """Be the server if the command line names a port; otherwise measure."""
+        if "--port" in sys.argv:
+            asked = parse_server_arguments()
+            serve(self.app(), asked.port, asked.core)
+            return
+        arguments = rounds.parse_arguments(self.usage)
+        python = interpreter(self.question, *self.installs)
+        variants = [FLOOR, *[one for one in VARIANTS if one.name in self.others], replace(self.variant, python=python)]
+        title = "Events/s, one server core, 32 connections"
+        rounds.run(self.question, variants, arguments, title, OWN, versions(python, *self.packages))

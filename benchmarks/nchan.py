@@ -16,8 +16,9 @@ from benchmarks.servers import be_server, parse_server_arguments
 
 # The same length as what the others send; the mark counts it, and no time in it: the request's counts instead.
 MESSAGE = b'signals {"text":"~' + b"-" * 20 + b" " + PADDING + b'"}'
+MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 CONFIGURATION = """
-load_module /usr/lib/nginx/modules/ngx_nchan_module.so;
+load_module {module};
 daemon off; master_process off; worker_rlimit_nofile 20000; error_log stderr error; pid {folder}/pid;
 events {{ worker_connections 19000; }}
 http {{
@@ -39,7 +40,7 @@ def serve(port: int, core: int) -> None:
     be_server(core)
     folder = tempfile.mkdtemp(prefix="nchan-")
     path = Path(folder) / "nginx.conf"
-    path.write_text(CONFIGURATION.format(folder=folder, port=port), encoding="utf-8")
+    path.write_text(CONFIGURATION.format(module=MODULE, folder=folder, port=port), encoding="utf-8")
     os.execvp("nginx", ["nginx", "-p", folder, "-c", str(path)])
 
 

@@ -11,15 +11,12 @@ import itertools
 import json
 import re
 import struct
-import sys
 import time
 from typing import Any
 
-from benchmarks import foreign, rounds
-from benchmarks.events import OWN, VARIANTS
+from benchmarks import foreign
 from benchmarks.load import Connection, body_of
-from benchmarks.rounds import FLOOR, Variant
-from benchmarks.servers import parse_server_arguments, serve
+from benchmarks.rounds import Variant
 
 INSTALLS = (["nicegui==3.18.0"],)
 PACKAGES = ("nicegui", "python-socketio", "python-engineio", "websockets", "fastapi", "starlette", "uvicorn", "uvloop")
@@ -136,22 +133,15 @@ def counter_app() -> Any:
     return app
 
 
-def main() -> None:
-    """Be the server, or measure."""
-    if "--port" in sys.argv:
-        asked = parse_server_arguments()
-        serve(counter_app(), asked.port, asked.core)
-        return
-    arguments = rounds.parse_arguments(__doc__)
-    python = foreign.interpreter("nicegui", *INSTALLS)
-    variants = [
-        FLOOR,
-        *[variant for variant in VARIANTS if variant.name in OTHERS],
-        Variant("NiceGUI, a click", "benchmarks.nicegui", "/", "session", connection=Clicks, python=python),
-    ]
-    title = "Events/s, one server core, 32 connections"
-    rounds.run("nicegui", variants, arguments, title, OWN, foreign.versions(python, *PACKAGES))
-
+RIVAL = foreign.Rival(
+    "nicegui",
+    __doc__,
+    counter_app,
+    INSTALLS,
+    PACKAGES,
+    OTHERS,
+    Variant("NiceGUI, a click", "benchmarks.nicegui", "/", "session", connection=Clicks),
+)
 
 if __name__ == "__main__":
-    main()
+    RIVAL.main()

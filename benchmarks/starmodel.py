@@ -7,13 +7,10 @@ StarModel 0.1 asks for Python 3.12 but runs on 3.11, and for a datastar-py of it
 memory: one object for all who have no cookie of its, without any turn or check.
 """
 
-import sys
 from typing import Any
 
-from benchmarks import foreign, rounds
-from benchmarks.events import OWN, VARIANTS
-from benchmarks.rounds import FLOOR, Variant
-from benchmarks.servers import parse_server_arguments, serve
+from benchmarks import foreign
+from benchmarks.rounds import Variant
 
 INSTALLS = (
     ["--no-deps", "--ignore-requires-python", "starmodel==0.1.0"],
@@ -43,22 +40,15 @@ def counter_app() -> Any:
     return app
 
 
-def main() -> None:
-    """Be the server, or measure."""
-    if "--port" in sys.argv:
-        asked = parse_server_arguments()
-        serve(counter_app(), asked.port, asked.core)
-        return
-    arguments = rounds.parse_arguments(__doc__)
-    python = foreign.interpreter("starmodel", *INSTALLS)
-    variants = [
-        FLOOR,
-        *[variant for variant in VARIANTS if variant.name in OTHERS],
-        Variant("StarModel 0.1", "benchmarks.starmodel", "/Counter/increment", "global", python=python),
-    ]
-    title = "Events/s, one server core, 32 connections"
-    rounds.run("starmodel", variants, arguments, title, OWN, foreign.versions(python, *PACKAGES))
-
+RIVAL = foreign.Rival(
+    "starmodel",
+    __doc__,
+    counter_app,
+    INSTALLS,
+    PACKAGES,
+    OTHERS,
+    Variant("StarModel 0.1", "benchmarks.starmodel", "/Counter/increment", "global"),
+)
 
 if __name__ == "__main__":
-    main()
+    RIVAL.main()
