@@ -14,17 +14,20 @@ from urllib.parse import quote
 from . import echo, frames
 from .current import current_context, heartbeat_s, mount_url
 from .errors import ConfigurationError
+from .order import number_of
 from .patches import Json, merge
 from .settings import DATASTAR_CDN
 
 if TYPE_CHECKING:
     from .state import ReactiveState
 
+# What differs between pages with the same states.
+_SIGNALS, _SEEN = "\0", "\1"
 # Retries for ever: the server spreads reconnects by its own `retry:` lines. No signal is sent with a stream.
 _STREAM_OPTIONS = (
     "retry: 'always', retryMaxCount: Infinity, retryMaxWait: 30000, "
     "requestCancellation: el.stream = new AbortController(), filterSignals: {include: /^$/}, "
-    "headers: {'FastState-Tab': window.faststate.tab}"
+    "headers: {'FastState-Tab': window.faststate.tab, 'FastState-Seen': el.getAttribute('seen')}"
 )
 # A stream that is silent for too long, or that the client has given up on, is opened again, but not one that was
 # refused. Aborting a stream is reported as "finished", too. A hidden tab has none; Datastar opens it again itself.
@@ -43,7 +46,6 @@ _ON_OPEN = (
     f"else if (el.over) document.addEventListener('visibilitychange', {_AGAIN}, {{once: true}}); "
     f"else el.timer = setTimeout({_AGAIN}, SILENCE_MS)"
 )
-_SIGNALS = "\0"
 
 
 class Markup(str):
@@ -111,7 +113,15 @@ class Live(_Rendered):
             ".".join((*state.signal_path, name)) for state in self.states for name in state.__faststate_bound__
         )
         before, after = _around(labels, bound, mount_url(), heartbeat_s())
+        # Not within the expressions: a page that is patched with a newer element would open another stream.
+        before = before.replace(_SEEN, self._seen)
         return Markup(f"{before}{frames.attribute(frames.expression(seeds))}{after}")
+
+    @property
+    def _seen(self) -> str:
+        """The number of the version of each state, in the order of the labels."""
+        numbers = {state.key.label: number_of(state.version) for state in self.states if state.key is not None}
+        return "-".join(numbers.values())
 
 
 @lru_cache(maxsize=1024)
@@ -125,6 +135,7 @@ def _around(labels: str, bound: tuple[str, ...], mounted_at: str, heartbeat_s: f
     attributes: list[tuple[str, str | None]] = [
         ("id", f"faststate-live-{name}"),
         ("hidden", None),
+        ("seen", _SEEN),
         ("data-signals", _SIGNALS),
         ("data-on:datastar-fetch", _ON_FETCH.replace("SILENCE_MS", silence_ms)),
     ]

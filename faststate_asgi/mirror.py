@@ -26,7 +26,7 @@ from .updates import Update, differences, render_fragment, signal_frames, signal
 logger = logging.getLogger("faststate.hub")
 
 ONE_OFF_ELEMENTS = 32
-_VECTOR = re.compile(r"[0-9a-f]{16}((?:-[0-9]{1,15})+)")
+_NUMBERS = re.compile(r"(?:[0-9a-f]{16}-)?([0-9]{1,15}(?:-[0-9]{1,15})*)")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -245,17 +245,16 @@ def vector_id(mirrors: Sequence[Mirror], versions: Sequence[str]) -> str:
     return "-".join([digest, *(order.number_of(version) for version in versions)])
 
 
-def behind(mirrors: Sequence[Mirror], last_event_id: str | None) -> list[Mirror]:
-    """Return the mirrors that are older than what a page has seen, here or at a process that heard of it earlier."""
-    seen = _VECTOR.fullmatch(last_event_id or "")
-    if seen is None:
-        return []
-    numbers = [int(number) for number in seen[1].split("-")[1:]]
-    return [
-        mirror
-        for mirror, number in zip(mirrors, numbers, strict=False)
-        if int(order.number_of(mirror.version)) < number
-    ]
+def behind(mirrors: Sequence[Mirror], seen: str | None) -> list[Mirror]:
+    """Return the mirrors that are older than what a page has seen, here or at a process that heard of it earlier.
+
+    Args:
+        mirrors: in the order of the numbers.
+        seen: what went into ``id:``, or the numbers alone, as pages have them; anything else tells nothing.
+    """
+    found = _NUMBERS.fullmatch(seen or "")
+    numbers = map(int, found[1].split("-")) if found else ()
+    return [one for one, number in zip(mirrors, numbers, strict=False) if int(order.number_of(one.version)) < number]
 
 
 def with_id(parts: Sequence[bytes], event_id: str) -> bytes:

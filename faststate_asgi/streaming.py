@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MAX_STATES = 64
+SEEN_HEADER = b"faststate-seen"
 RETRY_RANGE_MS = (1000, 10_000)
 _SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
@@ -138,7 +139,8 @@ class StreamOpening:
         wanted = await self.wanted()
         self.check_limits()
         mirrors = await hub.mirrors(wanted)
-        await hub.refresh(behind(mirrors, self._last_event_id))
+        late = behind(mirrors, self._last_event_id or context.header(SEEN_HEADER))
+        await hub.refresh([one for one in late if self.engine.backends.store_of(one.plan).is_shared])
         self.check_limits()
         self._labels = ",".join(dict.fromkeys(key.label for _, key in wanted))
         stream = Stream(send, mirrors, context.cookie_id, context.session_id, context.user)

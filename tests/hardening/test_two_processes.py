@@ -1,13 +1,16 @@
 """What one tab does at several processes of a store: repeated clicks, resumed streams, many reconnects at once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.responses import HTMLResponse
 
-from faststate_asgi import ReactiveState, StateConfig, StateScope, event
+from faststate_asgi import Live, ReactiveState, StateConfig, StateScope, event
 from faststate_asgi.testing import FastStateClient, Faults
 from tests.apps.shared_clients import STORES, store_of
 from tests.hardening.wrapping import wrapped
@@ -36,6 +39,11 @@ class Counter(ReactiveState):
             await asyncio.sleep(wait_s)
 
 
+async def page(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with a page that watches the counter."""
+    await HTMLResponse(str(Live(await Counter.aget(scope))))(scope, receive, send)
+
+
 class Pair:
     """Two processes on one store; `start` makes more."""
 
@@ -45,7 +53,7 @@ class Pair:
 
     async def start(self) -> FastStateClient:
         """Start one more process."""
-        app = wrapped((Counter, EVERYBODY), store=self._store, debug=True, resync_interval=0.5)
+        app = wrapped((Counter, EVERYBODY), app=page, store=self._store, debug=True, resync_interval=0.5)
         self.faults.append(Faults(app))
         return await self._stack.enter_async_context(FastStateClient(app))
 
@@ -116,6 +124,22 @@ async def test_r14_a_stream_does_not_go_back_at_a_process_that_has_not_heard_of_
                 await again.next()
                 assert "count" not in again.signals, "nothing was missed"
                 assert faults.calls["read"] - before <= 1, "only what lags behind is read, and versions are compared"
+
+
+async def test_r15_a_stream_is_not_older_than_its_page_at_a_process_that_has_not_heard_of_a_change(
+    processes: Pair,
+) -> None:
+    here, there = await both(processes)
+    processes.faults[1].messages(lost=1.0)
+    async with there.stream("Counter") as deaf:
+        await deaf.next()
+        for number in range(2, 12):
+            await here.call(Counter.bump)
+            seen = re.search(r'seen="([^"]*)"', (await here.get("/")).text)
+            assert seen is not None
+            async with there.stream("Counter", headers={"FastState-Seen": seen[1]}) as stream:
+                await stream.next()
+                assert stream.signals["count"] == number
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.full)])
