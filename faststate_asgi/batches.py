@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from threading import get_ident
 from typing import Any, TypeAlias
 
 from .calls import (
@@ -254,13 +255,14 @@ class Batches:
                 raise timed_out(call) from None
         outcome: asyncio.Future[Any]
         if call.spec.kind is Kind.THREAD:
-            outcome = self._workers.run(lambda: context.run(call.spec.func, state, **arguments))
+            outcome = self._workers.run(lambda: context.run(_handled, turn, call, state, arguments))
         else:
             result = context.run(call.spec.func, state, **arguments)
             if call.spec.kind is Kind.ASYNC:
                 result = self._starter.begin(result, context)
             if type(result) is not Suspended:
                 return result
+            turn.holder = result.task
             outcome = running.go_on(result)
         running.outcome = outcome
         self._deadlines.add(running, call.spec.options.timeout_s)
@@ -416,8 +418,15 @@ def concluded(call: Call, turn: Turn, result: Any) -> tuple[Prepared, Answer]:
 def worked(call: Call, turn: Turn) -> tuple[Prepared, Answer]:
     """Do all that can fail of a ``def`` event, its handler included; in the context of its request."""
     current_turn.set(turn)
+    turn.holder = get_ident()
     state, arguments = call.prepare_now(turn)
     return concluded(call, turn, call.spec.func(state, **arguments))
+
+
+def _handled(turn: Turn, call: Call, state: Any, arguments: dict[str, Any]) -> Any:
+    """Run a handler in a worker thread, which holds the turn meanwhile."""
+    turn.holder = get_ident()
+    return call.spec.func(state, **arguments)
 
 
 def _is_for_thread(running: Running) -> bool:

@@ -153,6 +153,10 @@ class Starter:
         self._own(task)
         return Suspended(standby, context, coroutine, put_aside(waiting))
 
+    def is_first_step(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a task is the one in which a coroutine that has not had to wait yet runs."""
+        return self._standby is not None and self._standby.task is task
+
     async def aclose(self) -> None:
         """End the task that stands by."""
         if self._standby is not None:

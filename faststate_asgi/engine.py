@@ -453,12 +453,30 @@ class FastState:
             The state, or a tuple of states.
         """
         await self.ensure_open()
-        pairs = [
-            (plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
-            for plan, own_id in unpacked(self.registry.plan, wanted, record_id, component_id)
-        ]
+        pairs = self.pairs(
+            wanted, user_id=user_id, session_id=session_id, record_id=record_id, component_id=component_id
+        )
         async with self.runtime.transaction(pairs) as states:
             yield states[0] if len(states) == 1 else tuple(states)
+
+    def pairs(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        user_id: Any = None,
+        session_id: str | None = None,
+        record_id: Any = None,
+        component_id: Any = None,
+    ) -> list[tuple[StatePlan, StateKey]]:
+        """Return classes and keys of what ``transaction`` was asked for.
+
+        Raises:
+            ConfigurationError: an id is missing, or belongs to none of several classes.
+        """
+        return [
+            (plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
+            for plan, own_id in unpacked(self.registry.plan, tuple(wanted), record_id, component_id)
+        ]
 
     async def get(
         self,

@@ -8,6 +8,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from threading import get_ident
 from typing import Any, TypeVar
 
 from .calls import Call, is_cancelled, recalled, remembered, reused
@@ -212,6 +213,7 @@ class Generators:
     async def _run_segment(self, call: Call, turn: Turn, segments: _Segments, streamed: StreamedCall) -> None:
         """Run the generator to its next ``yield``, and commit."""
         token = current_turn.set(turn)
+        turn.holder = asyncio.current_task()
         try:
             async with asyncio.timeout(call.spec.options.timeout_s):
                 yielded = await segments.step()
@@ -307,9 +309,15 @@ class _Segments:
 
     def _next(self) -> tuple[Any, bool]:
         try:
-            return self._context.run(next, self._generator), False
+            return self._context.run(self._held_next), False
         except StopIteration as stop:
             return stop.value, True
+
+    def _held_next(self) -> Any:
+        turn = current_turn.get()
+        assert turn is not None, "steps belong inside a turn"
+        turn.holder = get_ident()
+        return next(self._generator)
 
     async def aclose(self) -> None:
         """Close the generator where it stands; its ``finally`` blocks run."""

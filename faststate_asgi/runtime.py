@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from threading import get_ident
 from typing import Any, TypeAlias
 
 from .batches import Batches, concluded
@@ -41,6 +42,7 @@ from .generators import GENERATOR, Generators, StreamedCall
 from .hub import Hub
 from .keys import StateKey
 from .mailboxes import busy
+from .nested import taking_part, turn_of
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
@@ -309,7 +311,7 @@ class Runtime:
         """Wait for a handler that has begun."""
         running = self._begun(call)
         running.begin()
-        running.task = suspended.task
+        running.task = turn.holder = suspended.task
         self._deadlines.add(running, call.spec.options.timeout_s)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
         suspended.go_on(self._finish(running, turn, suspended))
@@ -342,6 +344,7 @@ class Runtime:
     def _worked(self, call: Call, turn: Turn) -> Concluded:
         """Do all that can fail of a ``def`` event, its handler included; in the context of its request."""
         current_turn.set(turn)
+        turn.holder = get_ident()
         state, arguments = call.prepare_now(turn)
         return self._concluded(call, turn, call.spec.func(state, **arguments))
 
@@ -434,12 +437,14 @@ class Runtime:
         return answer
 
     async def _handled(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
+        turn.holder = asyncio.current_task()
         state, arguments = await call.prepare(turn)
         func, session = call.spec.func, turn.session
         if call.spec.kind is Kind.THREAD:
             context = copy_context()
 
             def work() -> tuple[Prepared, Answer]:
+                turn.holder = get_ident()
                 return concluded(
                     call, turn, func(state, **arguments) if session is None else session.call(func, state, **arguments)
                 )
@@ -487,15 +492,20 @@ class Runtime:
     ) -> AsyncGenerator[list[ReactiveState]]:
         """Give private copies of states that are committed together when the block ends, and not if it raises.
 
+        Inside a turn on them the block takes part in that turn.
+
         Args:
             wanted: classes and keys.
             check: called with each loaded state; raises to refuse.
         """
-        outer = current_turn.get()
-        if outer is not None and outer.is_active and all(key in outer.entries for _, key in wanted):
-            yield [outer.entries[key].state for _, key in wanted]
+        task = asyncio.current_task()
+        outer = turn_of(self.turns, None if self._starter.is_first_step(task) else task, wanted)
+        if outer is not None:
+            with taking_part(outer, wanted) as states:
+                yield states
             return
         turn = await self.turns.take(wanted, TRANSACTION_WAIT_S)
+        turn.holder = task
         token = current_turn.set(turn)
         try:
             entries = [turn.load(plan, key, may_create=True) for plan, key in wanted]
@@ -511,6 +521,7 @@ class Runtime:
             await self._shielded(turn, self._ended(turn, prepared))
         finally:
             current_turn.reset(token)
+            turn.close()
 
     @staticmethod
     async def _ended(turn: Turn, prepared: Prepared) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import get_ident
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .context import Wanted, is_on_loop
 from .errors import NotResolvedError
+from .nested import taking_part, turn_of
 from .state import ReactiveState
+from .turns import Turn, current_turn
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -38,22 +43,30 @@ class SyncFastState:
         return state
 
     def delete(self, cls: type[ReactiveState], **ids: Any) -> None:
-        """Delete a stored state."""
-        self._run(self._engine.delete(cls, **ids))
+        """Delete a stored state; one that this thread's transaction holds goes with its commit."""
+        _refuse_on_loop()
+        pairs = self._engine.pairs((cls,), **ids)
+        turn = turn_of(self._engine.runtime.turns, get_ident(), pairs)
+        if turn is None:
+            self._run(self._engine.delete(cls, **ids))
+        else:
+            turn.entries[pairs[0][1]].state.delete()
 
     def logout_user(self, user_id: Any) -> None:
         """End every login of a user."""
         self._run(self._engine.logout_user(user_id))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        if is_on_loop():
+        try:
+            _refuse_on_loop()
+        except NotResolvedError:
             coroutine.close()
-            raise NotResolvedError(_WRONG_PLACE)
+            raise
         return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop).result()
 
 
 class SyncTransaction:
-    """A transaction held open on the engine's loop for a block in a thread.
+    """A transaction held open on the engine's loop for a block in a thread, which holds its turn.
 
     Args:
         engine: the open engine.
@@ -63,42 +76,80 @@ class SyncTransaction:
 
     def __init__(self, engine: FastState, wanted: Sequence[Wanted], ids: dict[str, Any]) -> None:
         self._engine, self._wanted, self._ids = engine, wanted, ids
-        self._finish: Callable[[BaseException | None], None] = lambda exc: None
-        self._done: concurrent.futures.Future[None] | None = None
+        self._block: AbstractContextManager[list[ReactiveState]] | None = None
 
     def __enter__(self) -> Any:
-        if is_on_loop():
-            raise NotResolvedError(_WRONG_PLACE)
-        entered: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._done = asyncio.run_coroutine_threadsafe(self._hold(entered), self._engine.loop)
-        self._done.add_done_callback(lambda done: _pass_on(done, entered))
-        return entered.result()
+        _refuse_on_loop()
+        pairs = self._engine.pairs(self._wanted, **self._ids)
+        outer = turn_of(self._engine.runtime.turns, get_ident(), pairs)
+        self._block = self._held() if outer is None else taking_part(outer, pairs)
+        states = self._block.__enter__()
+        return states[0] if len(states) == 1 else tuple(states)
 
-    async def _hold(self, entered: concurrent.futures.Future[Any]) -> None:
-        loop = asyncio.get_running_loop()
-        finished: asyncio.Future[BaseException | None] = loop.create_future()
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._block is not None, "__enter__ comes first"
+        self._block.__exit__(kind, exc, trace)
 
-        def finish(exc: BaseException | None) -> None:
-            loop.call_soon_threadsafe(finished.set_result, exc)
-
-        self._finish = finish
-        async with self._engine.transaction(*self._wanted, **self._ids) as states:
-            entered.set_result(states)
-            exc = await finished
-            if exc is not None:
-                raise exc
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        self._finish(exc)
-        assert self._done is not None, "__enter__ comes first"
+    @contextmanager
+    def _held(self) -> Generator[list[ReactiveState]]:
+        """Hold a turn for a block of this thread."""
+        hold = _Hold()
+        done = asyncio.run_coroutine_threadsafe(hold.run(self._engine, self._wanted, self._ids), self._engine.loop)
+        done.add_done_callback(hold.pass_on)
         try:
-            self._done.result()
-        except BaseException as raised:
-            if raised is not exc:
-                raise
+            turn, states = hold.entered.result()
+            turn.holder = get_ident()
+            token = current_turn.set(turn)
+        except BaseException:
+            done.cancel()  # nobody would end it
+            raise
+        try:
+            yield states
+        except BaseException:
+            hold.finish(_BlockFailed())
+            with suppress(_BlockFailed):
+                done.result()
+            raise
+        else:
+            hold.finish(None)
+            done.result()
+        finally:
+            current_turn.reset(token)
 
 
-def _pass_on(done: concurrent.futures.Future[None], entered: concurrent.futures.Future[Any]) -> None:
-    """Give the waiting thread the error of a transaction that did not begin."""
-    if not entered.done():
-        entered.set_exception(done.exception() or RuntimeError("the transaction ended before it began"))
+class _BlockFailed(Exception):
+    """Ends a transaction without a change; what the block raised stays in its thread, as it could end the event loop."""
+
+
+class _Hold:
+    """The part of a thread's transaction that runs on the event loop."""
+
+    def __init__(self) -> None:
+        self.entered: concurrent.futures.Future[tuple[Turn, list[ReactiveState]]] = concurrent.futures.Future()
+        self.finish: Callable[[_BlockFailed | None], object]
+
+    async def run(self, engine: FastState, wanted: Sequence[Wanted], ids: dict[str, Any]) -> None:
+        """Take a turn, and give it back once the block has ended."""
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[_BlockFailed | None] = loop.create_future()
+        self.finish = lambda failure: loop.call_soon_threadsafe(finished.set_result, failure)
+        async with engine.transaction(*wanted, **ids) as states:
+            turn = current_turn.get()
+            assert turn is not None, "a transaction holds a turn"
+            self.entered.set_result((turn, [states] if isinstance(states, ReactiveState) else list(states)))
+            failure = await finished
+            if failure is not None:
+                raise failure
+
+    def pass_on(self, done: concurrent.futures.Future[None]) -> None:
+        """Give the waiting thread the error of a transaction that did not begin."""
+        if not self.entered.done():
+            error = None if done.cancelled() else done.exception()
+            self.entered.set_exception(error or RuntimeError("the transaction ended before it began"))
+
+
+def _refuse_on_loop() -> None:
+    if is_on_loop():
+        raise NotResolvedError(_WRONG_PLACE)

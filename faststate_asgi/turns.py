@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from .mailboxes import Mailboxes
 from .patches import Json
 from .registry import StatePlan
 from .spares import Spares
-from .state import Bond, ReactiveState, bind, bond_of
+from .state import Bond, ReactiveState, bind, bond_of, bonded
 from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 
@@ -126,6 +127,8 @@ class Turn:
     lease: Lease | None = None
     session: DatabaseSession | None = None
     is_active = True
+    holder: asyncio.Task[Any] | int | None = None
+    """The task or thread whose transactions take part in it; None while a handler has not had to wait."""
 
     def __init__(
         self, owner: Turns, keys: tuple[StateKey, ...], store: Store, snapshots: Mapping[StateKey, Snapshot | None]
@@ -221,6 +224,11 @@ class Turn:
         if prepared.updates:
             self._owner.announce(prepared.updates)
         self.release_now()
+
+    def close(self) -> None:
+        """Make its copies read-only: what they would take now is not committed any more."""
+        for entry in self.entries.values():
+            bonded(entry.state).read_only = True
 
     def release_now(self) -> None:
         """Do what ``release`` does where nothing waits."""

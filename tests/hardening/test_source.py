@@ -115,7 +115,7 @@ LAYERS = (
     ("state",),
     ("registry", "incoming", "binding", "checks", "spares"),
     ("updates",),
-    ("mirror", "mailboxes", "turns"),
+    ("mirror", "mailboxes", "turns", "nested"),
     ("hub",),
     ("calls", "repeats", "generators", "batches", "runtime", "context"),
     ("streaming", "event_request", "dispatch"),

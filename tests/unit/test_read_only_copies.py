@@ -14,6 +14,7 @@ from starlette.routing import Route
 from faststate_asgi import (
     FastStateMiddleware,
     ReactiveState,
+    ReadOnlyStateError,
     StateConfig,
     StateRegistry,
     StateScope,
@@ -76,3 +77,24 @@ async def test_a_state_that_nobody_watches_cannot() -> None:
             await app.faststate.get(Shelf)
         assert (await client.get("/")).status == 503
         await app.faststate.records.open()
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+async def test_a_transactions_copy_is_read_only_after_its_block(has_failed: bool) -> None:
+    """What it would take then is stored nowhere."""
+    async with shelf_app().faststate as engine:
+        try:
+            async with engine.transaction(Shelf) as shelf:
+                async with engine.transaction(Shelf):
+                    pass
+                shelf.books = ["kept"]
+                if has_failed:
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+        with pytest.raises(ReadOnlyStateError, match="transaction"):
+            shelf.books = ["lost"]
+        with pytest.raises(ReadOnlyStateError):
+            shelf.delete()
+        assert shelf.books == ["kept"]
+        assert shelf.version == ("0" if has_failed else (await engine.get(Shelf)).version)
