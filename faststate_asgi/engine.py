@@ -18,8 +18,6 @@ from threading import get_ident
 from types import FrameType
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from .backends import Backends, every
 from .checks import findings
 from .context import Wanted, unpacked
@@ -404,13 +402,7 @@ class FastState:
             state = plan.new(key)
             bond = Bond(key, read_only=True, namespace=plan.namespace)
         else:
-            try:
-                state, _ = plan.loaded(snapshot.data, snapshot.shape)
-            except ValidationError as exc:
-                logger.error(
-                    "a stored %s cannot be read: %s", plan.name, exc.errors(include_input=False, include_url=False)
-                )
-                raise StoreUnavailableError(f"A stored {plan.name} cannot be read") from None
+            state, _ = plan.loaded(snapshot.data, snapshot.shape)
             bond = Bond(key, snapshot.version, read_only=True, namespace=plan.namespace)
         bind(state, bond)
         return state
@@ -508,9 +500,12 @@ class FastState:
         record_id: Any = None,
         component_id: Any = None,
     ) -> None:
-        """Delete a stored state; pages that watch it get the defaults."""
-        ids = {"user_id": user_id, "session_id": session_id, "record_id": record_id, "component_id": component_id}
-        async with self.transaction(cls, **ids) as state:
+        """Delete a stored state, also one that cannot be read; pages that watch it get the defaults."""
+        await self.ensure_open()
+        pairs = self.pairs(
+            (cls,), user_id=user_id, session_id=session_id, record_id=record_id, component_id=component_id
+        )
+        async with self.runtime.transaction(pairs, is_read=False) as (state,):
             state.delete()
 
     async def clear_session_states(self, session_id: str) -> int:

@@ -10,15 +10,17 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 from starlette.routing import compile_path
 
 from . import frames
 from .codec import Codec, masks_values
-from .errors import ConfigurationError, shorten
+from .errors import ConfigurationError, StoreUnavailableError, shorten
 from .events import EventSpec
 from .guards import Guard, make_guard, names
 from .key_column import KeyColumn
@@ -126,17 +128,39 @@ class StatePlan:
         """Return the state of a snapshot, and unknown fields that are carried along until ``schema_version`` rises.
 
         Raises:
-            ValidationError: the snapshot does not fit the class.
+            StoreUnavailableError: the snapshot does not fit the class, or ``upgrade`` failed.
         """
-        if shape == self.shape:
-            return self.codec.load(data), None
-        version = int(head) if (head := shape.partition(":")[0]).isdigit() else 1
-        if version < self.config.schema_version:
+        try:
+            if shape == self.shape:
+                return self.codec.load(data), None
+            version = int(head) if (head := shape.partition(":")[0]).isdigit() else 1
+            if version < self.config.schema_version:
+                return self.codec.load(self._upgraded(data, version)), None
+            return self.codec.load(data), self.codec.unknown(data)
+        except ValidationError as exc:
+            raise self.unreadable(exc) from None
+
+    def _upgraded(self, data: bytes, version: int) -> bytes:
+        """Return a snapshot of an older ``schema_version`` in today's form."""
+        try:
             fields: dict[str, Json] = from_json(data)
             if self.config.upgrade is not None:
                 fields = self.config.upgrade(fields, version)
-            return self.codec.load(to_json(fields)), None
-        return self.codec.load(data), self.codec.unknown(data)
+            return to_json(fields)
+        except Exception as exc:  # of the app's own function, which may raise anything
+            raise self.unreadable(exc) from None
+
+    def unreadable(self, exc: Exception) -> StoreUnavailableError:
+        """Return the error of a snapshot that cannot be loaded; the log has the reason, and no value: it may be private."""
+        if isinstance(exc, ValidationError):
+            errors = exc.errors(include_url=False, include_context=False, include_input=False)
+            whole = "JSON" if self.key_column is None else "a column"
+            reason = ", ".join(f"{error['loc'][0] if error['loc'] else whole}: {error['type']}" for error in errors[:5])
+        else:
+            (*_, last) = extract_tb(exc.__traceback__)
+            reason = f"{type(exc).__name__} in {last.name}, line {last.lineno} of {last.filename}"
+        logger.error("a stored %s cannot be read: %s", self.name, reason)
+        return StoreUnavailableError(f"A stored {self.name} cannot be read")
 
     def new(self, key: StateKey | None) -> ReactiveState:
         """Return a state that was never stored: defaults, required fields not set yet."""

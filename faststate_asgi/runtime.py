@@ -489,6 +489,8 @@ class Runtime:
         self,
         wanted: Sequence[tuple[StatePlan, StateKey]],
         check: Callable[[Entry], Awaitable[None]] | None = None,
+        *,
+        is_read: bool = True,
     ) -> AsyncGenerator[list[ReactiveState]]:
         """Give private copies of states that are committed together when the block ends, and not if it raises.
 
@@ -497,6 +499,7 @@ class Runtime:
         Args:
             wanted: classes and keys.
             check: called with each loaded state; raises to refuse.
+            is_read: whether the states are needed; else one that cannot be read is given as never stored.
         """
         task = asyncio.current_task()
         outer = turn_of(self.turns, None if self._starter.is_first_step(task) else task, wanted)
@@ -508,7 +511,8 @@ class Runtime:
         turn.holder = task
         token = current_turn.set(turn)
         try:
-            entries = [turn.load(plan, key, may_create=True) for plan, key in wanted]
+            load = turn.load if is_read else turn.load_or_blank
+            entries = [load(plan, key, may_create=True) for plan, key in wanted]
             for entry in entries:
                 if check is not None:
                     await check(entry)

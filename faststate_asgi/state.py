@@ -166,6 +166,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     model_config = ConfigDict(  # type: ignore[assignment]  # SQLModel's own config type has fewer keys
         validate_assignment=True,
         ser_json_inf_nan="constants",
+        hide_input_in_errors=True,  # it may be Private
         ignored_types=(Event, Fragment, _Id, _SignalAccess),
         protected_namespaces=(),
     )

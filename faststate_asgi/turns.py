@@ -10,6 +10,8 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from pydantic import ValidationError
+
 from .codec import NOTHING_KNOWN
 from .errors import (
     ConfigurationError,
@@ -17,6 +19,7 @@ from .errors import (
     LeaseLostError,
     NestedTurnError,
     StateNotFoundError,
+    StoreUnavailableError,
 )
 from .keys import StateKey, StateScope, loggable
 from .mailboxes import Mailboxes
@@ -144,6 +147,7 @@ class Turn:
 
         Raises:
             StateNotFoundError: it was never stored and has required fields.
+            StoreUnavailableError: what is stored cannot be read.
         """
         snapshot = self.snapshots[key]
         if snapshot is None:
@@ -153,13 +157,28 @@ class Turn:
             if shape == plan.shape:
                 spares = self._owner.spares
                 spare = spares.take(key, data) if spares.kept else None
-                state = plan.codec.load(data) if spare is None else spare
+                try:
+                    state = plan.codec.load(data) if spare is None else spare
+                except ValidationError as exc:
+                    raise plan.unreadable(exc) from None
                 bind(state, Bond(key, version, plan.namespace))
                 entry = Entry(plan, key, version, data, state, data)
             else:
                 entry = _of_other_shape(plan, key, snapshot)
         self.entries[key] = entry
         return entry
+
+    def load_or_blank(self, plan: StatePlan, key: StateKey, may_create: bool = False) -> Entry:
+        """Do what ``load`` does, with a new state for one that cannot be read; to delete it."""
+        try:
+            return self.load(plan, key, may_create)
+        except StoreUnavailableError:
+            snapshot = self.snapshots[key]
+            assert snapshot is not None, "what was never stored is read"
+            state = plan.new(key)
+            bind(state, Bond(key, snapshot.version, plan.namespace))
+            entry = self.entries[key] = Entry(plan, key, snapshot.version, snapshot.data, state, b"")
+            return entry
 
     def prepare(self) -> Prepared:
         """Return what changed, validated and encoded, ready to be committed.

@@ -11,6 +11,7 @@ NOTE: what is kept beside a row that another program deletes stays; it counts ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from hashlib import blake2b
@@ -113,10 +114,10 @@ class TableRows:
 
     def _snapshot(self, values: dict[str, Any], mark: tuple[str, str] | None) -> Snapshot:
         values = {field: self._as_read(field, value) for field, value in values.items()}
-        try:
-            data, digest = self._dump(values), self._digest(values)
-        except InvalidStateError:
-            data, digest = _UNREADABLE, "unreadable"
+        data, digest = _UNREADABLE, "unreadable"
+        if len(values) == len(self._columns):
+            with suppress(InvalidStateError):
+                data, digest = self._dump(values), self._digest(values)
         if mark is not None and mark[1] == digest:
             return Snapshot(mark[0], data, self._shape)
         number = NO_VERSION if mark is None else mark[0].partition("-")[0]

@@ -190,6 +190,24 @@ async def test_a_row_that_does_not_fit_the_class_fails_alone(engine: FastState, 
     assert [snapshot is not None for snapshot in found] == [True, True, False]
 
 
+async def test_a_row_whose_column_cannot_be_read_is_named_and_can_be_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/tables.db"
+    async with FastState(registry=make_registry(), store=url, debug=True) as engine:
+        foreign = Foreign(url)
+        await foreign.add_goods(1)
+        await foreign.run("UPDATE goods SET updated_at = 'yesterday' WHERE id = 1")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="cannot be read"):
+                async with engine.transaction(Goods, record_id=1):
+                    pass
+        await engine.delete(Goods, record_id=1)
+        assert await foreign.run("SELECT id FROM goods") == []
+    assert "a stored Goods cannot be read: a column" in caplog.text
+    assert "trailing comma" not in caplog.text
+
+
 # -- requests --------------------------------------------------------------------------------------------------------
 
 

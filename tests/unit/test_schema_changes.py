@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from faststate_asgi import FastState, ReactiveState, StateConfig, StateRegistry, StateScope
+from faststate_asgi import (
+    FastState,
+    FastStateMiddleware,
+    Private,
+    ReactiveState,
+    StateConfig,
+    StateRegistry,
+    StateScope,
+    StoreUnavailableError,
+    event,
+)
 from faststate_asgi.keys import StateKey
 from faststate_asgi.stores.base import Snapshot
 from faststate_asgi.stores.memory import MemoryStore
+from faststate_asgi.testing import FastStateClient
+from tests.hardening.wrapping import SECRET, plain_app
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +34,7 @@ def plant(engine: FastState, data: bytes, shape: str) -> None:
 def engine_of(cls: type[ReactiveState], **config: object) -> FastState:
     registry = StateRegistry()
     registry.register(cls, StateConfig(scope=StateScope.GLOBAL, name="Note", **config))  # type: ignore[arg-type]
-    return FastState(registry=registry)
+    return FastState(registry=registry, secret_key=SECRET, debug=True)
 
 
 class NoteOfToday(ReactiveState):
@@ -73,3 +85,67 @@ async def test_a_snapshot_of_another_release_that_is_not_changed_is_not_written(
         async with engine.transaction(NoteOfToday) as note:
             assert note.tags == ["x"]
         assert (await engine.get(NoteOfToday)).version == "4-deadbeef"
+
+
+class NoteOfTomorrow(ReactiveState):
+    text: str = ""
+    pin: Private[int] = 0
+
+    @event(inline=True)
+    def inline(self) -> None:
+        self.text += "!"
+
+    @event
+    def thread(self) -> None:
+        self.text += "!"
+
+    @event
+    async def later(self) -> None:
+        self.text += "!"
+
+    @event
+    async def steps(self) -> object:
+        yield None
+
+    @event(inline=True)
+    def misuse(self) -> None:
+        self.pin = "SECRET-TEXT"  # type: ignore[assignment]
+
+
+def failing(data: dict[str, object], from_version: int) -> dict[str, object]:
+    raise KeyError(data["pin"])
+
+
+@pytest.mark.parametrize("shape", ["own", "1:other"])
+@pytest.mark.parametrize("config", [{}, {"schema_version": 2}, {"schema_version": 2, "upgrade": failing}])
+async def test_what_cannot_be_read_is_503_everywhere_shows_no_value_and_can_be_deleted(
+    shape: str, config: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = engine_of(NoteOfTomorrow, **config)
+    shape = engine.registry.plan(NoteOfTomorrow).shape if shape == "own" else shape
+    app = FastStateMiddleware(plain_app, engine)
+    async with FastStateClient(app) as client:
+        plant(engine, b'{"text":"old","pin":"SECRET-TEXT"}', shape)
+        for name in ("inline", "thread", "later", "steps"):
+            answer = await client.call(f"Note/{name}", datastar=False)
+            assert (answer.status, "cannot be read" in answer.text) == (503, True)
+            assert "SECRET" not in answer.text
+        with pytest.raises(StoreUnavailableError, match="Note cannot be read"):
+            await engine.get(NoteOfTomorrow)
+        with pytest.raises(StoreUnavailableError, match="Note cannot be read"):
+            async with engine.transaction(NoteOfTomorrow):
+                pass
+        await engine.delete(NoteOfTomorrow)
+        assert (await engine.get(NoteOfTomorrow)).text == ""
+        assert (await client.call("Note/inline")).signals == {"text": "!"}
+    assert "a stored Note cannot be read: " in caplog.text
+    assert ("pin: int_parsing" in caplog.text) or ("KeyError in failing" in caplog.text)
+    assert "SECRET" not in caplog.text
+
+
+async def test_a_value_that_a_field_refuses_is_in_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    engine = engine_of(NoteOfTomorrow)
+    async with FastStateClient(FastStateMiddleware(plain_app, engine)) as client:
+        answer = await client.call("Note/misuse", datastar=False)
+    assert (answer.status, "pin" in answer.text, "SECRET" in answer.text) == (500, True, False)
+    assert "input_value" not in caplog.text
