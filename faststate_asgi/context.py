@@ -367,11 +367,16 @@ class RequestContext:
         """Log a user in: the session gets a new cookie and keeps its states, the old cookie is worthless from now on.
 
         Raises:
-            RuntimeError: the response has begun, so no cookie can be set.
+            RuntimeError: the response has begun, or this is a WebSocket, so no cookie can be set.
+            ValueError: no user id.
         """
         await self.resolve()
         self._refuse_if_started("login")
-        identity = Identity(str(user_id), frozenset(_names(permissions)), frozenset(_names(roles)))
+        if self._scope.get("type") == "websocket":
+            raise RuntimeError("login() cannot set a cookie in a WebSocket route; log in by an HTTP request before")
+        if user_id is None:
+            raise ValueError("login() needs a user id, not None; logout() ends a login")
+        identity = Identity(user_id, frozenset(_names(permissions)), frozenset(_names(roles)))
         is_other_user = self._login is not None and self._login.user_id != identity.user_id
         mark = mark_of(checked_id(identity.user_id, "user id"))
         logouts = (await self.engine.records.get_records((logouts_of(mark),)))[0]

@@ -28,6 +28,8 @@ from .errors import AuthenticationError, AuthorizationError, ConfigurationError,
 from .guards import Guard
 
 CLOCK_TOLERANCE_S = 600.0
+_NO_IDS: Any = (bool, bytes, list, tuple, dict, set, frozenset)
+"""Types whose text is nobody's id: two values that mean the same user, or two users, may not become one by it."""
 _CACHED_COOKIES = 4096
 _FOREIGN_HEADERS = 1024
 _FOREIGN_HEADER_BYTES = 1024
@@ -39,7 +41,7 @@ class Identity:
     """A logged-in user: id as text, permissions, roles, and when it ends (aware UTC, None for never).
 
     Args:
-        user_id: any id that has a text form, but not an empty one.
+        user_id: any id that has a text form, but not an empty one; no bool and no collection.
         permissions: names; a single text is one name.
         roles: likewise.
         expires_at: without a time zone it is UTC.
@@ -62,6 +64,8 @@ class Identity:
     ) -> None:
         if user_id is None or str(user_id) == "":  # pyright: ignore[reportUnnecessaryComparison]  # not everybody checks
             raise ValueError("Identity needs a user_id; return None for an anonymous visitor")
+        if isinstance(user_id, _NO_IDS):
+            raise ValueError(f"Identity needs a user_id such as a text, a number or a UUID, not {shorten(user_id)}")
         object.__setattr__(self, "user_id", str(user_id))
         for name, value in (("permissions", permissions), ("roles", roles)):
             object.__setattr__(self, name, frozenset([value] if isinstance(value, str) else value or ()))

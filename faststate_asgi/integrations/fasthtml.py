@@ -37,8 +37,8 @@ def auth_beforeware() -> Callable[[HTTPConnection], Any]:
 def fasthtml_session_auth(app: Any, key: str = "auth") -> Callable[[HTTPConnection], Identity | str | None]:
     """Return an ``authenticate`` that reads FastHTML's own session cookie.
 
-    ``sess[key] = user_id`` in a FastHTML login route is enough. The value may also be a dict with ``user_id``,
-    ``permissions`` and ``roles``.
+    ``sess[key] = user_id`` in a FastHTML login route is enough, for a text or a number. The value may also be a dict with
+    ``user_id``, ``permissions`` and ``roles``. Anything else, such as ``True``, is nobody.
 
     Args:
         app: the FastHTML app (before it is wrapped).
@@ -82,10 +82,14 @@ def _session(connection: HTTPConnection, signer: TimestampSigner, name: str, max
 def _identity(value: Any) -> Identity | str | None:
     """Return the identity that a session entry means."""
     if isinstance(value, dict):
-        if value.get("user_id") in (None, ""):
-            return None
-        return Identity(str(value["user_id"]), _texts(value.get("permissions")), _texts(value.get("roles")))
-    return None if value in (None, "") else str(value)
+        user_id = _user_id(value.get("user_id"))
+        return user_id and Identity(user_id, _texts(value.get("permissions")), _texts(value.get("roles")))
+    return _user_id(value)
+
+
+def _user_id(value: Any) -> str | None:
+    """Return a text or a number as a user id; whatever else an app keeps in its session names nobody."""
+    return str(value) or None if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 def _texts(value: Any) -> frozenset[str]:

@@ -75,6 +75,40 @@ async def test_a_session_identifies_its_user_and_the_page_is_the_page(
     assert page.one("p", id="who").text == "for alice"
 
 
+@pytest.mark.parametrize(
+    ("entry", "user"),
+    [
+        ("ann", "ann"),
+        (7, "7"),
+        ({"user_id": "ann"}, "ann"),
+        ({"user_id": 7}, "7"),
+        ("", "nobody"),
+        (None, "nobody"),
+        (True, "nobody"),
+        ([1], "nobody"),
+        ({"user_id": True}, "nobody"),
+        ({}, "nobody"),
+    ],
+)
+async def test_only_a_text_or_a_number_in_the_session_is_a_user(
+    new_app: Any, wrap: Any, read_page: Any, entry: Any, user: str
+) -> None:
+    app, rt = new_app(before=auth_beforeware())
+
+    @rt("/login", methods=["POST"])
+    def log_in(sess) -> Any:  # type: ignore[no-untyped-def]
+        sess["auth"] = entry
+        return "ok"
+
+    @rt("/")
+    def home(auth) -> Any:  # type: ignore[no-untyped-def]
+        return P(auth or "nobody", id="who")
+
+    async with FastStateClient(wrap(app, authenticate=fasthtml_session_auth(app))) as client:
+        await client.post("/login")
+        assert read_page(await client.get("/")).one("p", id="who").text == user
+
+
 async def test_an_api_key_identifies_its_owner(two_ways_in: FastStateMiddleware, read_page: Any) -> None:
     async with FastStateClient(two_ways_in) as client:
         page = read_page(await client.get("/", headers={"x-api-key": "key-of-the-robot"}))

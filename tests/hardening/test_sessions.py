@@ -11,7 +11,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
 
 from faststate_asgi import (
     BadRequestError,
@@ -386,6 +388,35 @@ async def test_a_user_id_that_can_be_no_key_cannot_log_in(name: str) -> None:
     async with FastStateClient(wrapped(Basket, app=enter)) as client:
         assert (await client.get("/")).text == "tried"
         assert client.cookies == {}
+
+
+@pytest.mark.parametrize("user_id", [None, True, False, [1], {"id": 1}, b"ann"], ids=repr)
+async def test_what_is_nobodys_id_cannot_log_in(user_id: Any) -> None:
+    """A look-up that found nobody would otherwise log its caller in as the user "None", and all of them as one."""
+
+    async def enter(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(ValueError, match="user"):
+            await scope["faststate"].login(user_id)
+        await PlainTextResponse("tried")(scope, receive, send)
+
+    async with FastStateClient(wrapped(Basket, app=enter)) as client:
+        assert (await client.get("/")).text == "tried"
+        assert client.cookies == {}
+
+
+def test_logging_in_on_a_websocket_is_an_error() -> None:
+    """No cookie could be set, and the visitor would believe to be logged in."""
+
+    async def enter(websocket: WebSocket) -> None:
+        await websocket.accept()
+        with pytest.raises(RuntimeError, match="WebSocket"):
+            await websocket.scope["faststate"].login("ann")
+        await websocket.send_text(str(websocket.scope["faststate"].user))
+        await websocket.close()
+
+    app: Any = wrapped(Basket, app=Starlette(routes=[WebSocketRoute("/", enter)]))
+    with TestClient(app) as client, client.websocket_connect("/") as websocket:
+        assert websocket.receive_text() == "None"
 
 
 # -- what caches keep --------------------------------------------------------------------------------------------------
