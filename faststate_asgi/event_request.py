@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from .answers import Rendered, render
 from .binding import Binder, binder_of
 from .context import RequestContext
 from .echo import HEADER, Typed, typed_of
-from .errors import AuthenticationError, BadRequestError
+from .errors import AuthenticationError, AuthorizationError, BadRequestError, StateNotFoundError
 from .events import EventSpec
 from .identity import check_guard, mark_of
 from .incoming import Incoming, Receive
@@ -85,6 +86,7 @@ class EventRequest:
     incoming = _NOTHING
     names: tuple[str, ...] = ()
     joined: tuple[tuple[StatePlan, StateKey], ...] = ()
+    optional: frozenset[StateKey] = frozenset()
     digest = b""
     version = NO_VERSION
     background: Any = None
@@ -164,7 +166,19 @@ class EventRequest:
         self.arguments = binder.bind(incoming)
         self.digest = incoming.digest
         if binder.joins:
-            self.joined = tuple(self._joined(item) for item in binder.joins)
+            self._join(binder.joins)
+
+    def _join(self, joins: Sequence[Injected]) -> None:
+        """Find the other states that change together with the event's own; an optional one that is refused does not."""
+        required, optional = list[tuple[StatePlan, StateKey]](), list[tuple[StatePlan, StateKey]]()
+        for item in joins:
+            if not item.is_optional:
+                required.append(self._joined(item))
+                continue
+            with suppress(AuthenticationError, AuthorizationError):
+                optional.append(self._joined(item))
+        self.joined = (*required, *optional)
+        self.optional = frozenset(key for _, key in optional).difference(key for _, key in required)
 
     def _joined(self, item: Injected) -> tuple[StatePlan, StateKey]:
         assert item.state is not None, "joined parameters name a state"
@@ -194,16 +208,26 @@ class EventRequest:
     async def prepare(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Load the states, check the caller's right to them, and complete the arguments."""
         for plan, key in self.wanted:
-            entry = turn.load(plan, key)
-            config = plan.config
-            owner_only = plan is self.plan and self.spec.options.guard.owner_only
-            if owner_only or config.owner_field is not None or config.authorize is not None:
-                await self.context.authorize(plan, entry.state, "write", owner_only=owner_only)
+            try:
+                await self._load(turn, plan, key)
+            except (AuthenticationError, AuthorizationError, StateNotFoundError):
+                if key not in self.optional or key == self.key:
+                    raise
+                turn.entries.pop(key, None)
+                self.joined = tuple(pair for pair in self.joined if pair[1] != key)
         own = turn.entries[self.key]
         self.version = own.version
         if self.route.injected:
             return own.state, {**self.arguments, **await self._injected(turn)}
         return own.state, self.arguments
+
+    async def _load(self, turn: Turn, plan: StatePlan, key: StateKey) -> None:
+        """Load a state and check the caller's right to it."""
+        entry = turn.load(plan, key)
+        config = plan.config
+        owner_only = plan is self.plan and self.spec.options.guard.owner_only
+        if owner_only or config.owner_field is not None or config.authorize is not None:
+            await self.context.authorize(plan, entry.state, "write", owner_only=owner_only)
 
     def prepare_now(self, turn: Turn) -> tuple[ReactiveState, dict[str, Any]]:
         """Do what ``prepare`` does, for a call that is direct."""
@@ -219,9 +243,7 @@ class EventRequest:
         for item in self.route.injected:
             match item.source:
                 case Source.WRITABLE:
-                    assert item.state is not None, "joined parameters name a state"
-                    plan = self.engine.registry.plan(item.state)
-                    result[item.name] = turn.entries[self.context.key_of(plan)].state
+                    result[item.name] = self._writable(turn, item)
                 case Source.STATE:
                     assert item.state is not None, "state parameters name a state"
                     getter = self.context.get_or_none if item.is_optional else self.context.get
@@ -234,6 +256,15 @@ class EventRequest:
                 case _:
                     result[item.name] = self._simple(item.source)
         return result
+
+    def _writable(self, turn: Turn, item: Injected) -> ReactiveState | None:
+        """Return a state that changes together with the event's own; None for an optional one that was refused."""
+        with suppress(AuthenticationError, AuthorizationError):
+            _, key = self._joined(item)
+            entry = turn.entries.get(key)
+            if entry is not None:
+                return entry.state
+        return None
 
     def _simple(self, source: Source) -> Any:
         """Return an injected value that needs no waiting."""

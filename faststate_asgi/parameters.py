@@ -79,13 +79,19 @@ def injection(name: str, annotation: Any) -> Injected | None:
     """Return how a parameter is injected, None if it comes from the request's data."""
     state = state_in(annotation)
     if state is not None:
-        metadata = getattr(annotation, "__metadata__", ())
-        source = Source.WRITABLE if WRITABLE in metadata else Source.STATE
+        source = Source.WRITABLE if _is_writable(annotation) else Source.STATE
         return Injected(name, source, state, is_optional(annotation))
     source_of_type = _by_type(bare(annotation))
     if source_of_type is not None:
         return Injected(name, source_of_type)
     return Injected(name, _BY_NAME[name]) if name in _BY_NAME else None
+
+
+def _is_writable(annotation: Any) -> bool:
+    """Whether ``Writable`` is anywhere around a state class, also as one side of ``Writable[State] | None``."""
+    return WRITABLE in getattr(annotation, "__metadata__", ()) or any(
+        _is_writable(inner) for inner in typing.get_args(annotation)
+    )
 
 
 def bare(annotation: Any) -> Any:

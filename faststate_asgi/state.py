@@ -48,7 +48,7 @@ Private = Annotated[T, Field(exclude=True), PRIVATE]
 """A field that never leaves the server."""
 
 Writable = Annotated[T, WRITABLE]
-"""Another state as an event's parameter that joins the event's transaction."""
+"""Another state as an event's parameter that joins the event's transaction; ``Writable[State] | None`` where it may."""
 
 
 class Bond:

@@ -439,6 +439,73 @@ async def test_a_joined_state_changes_with_the_event(app: Any) -> None:
         assert answer.signals == {"count": 2, "other": 3}
 
 
+class Own(ReactiveState):
+    """Belongs to its owner."""
+
+    owner: str = "ann"
+    left: int = 5
+
+
+class MayJoin(ReactiveState):
+    """Takes other states along where the caller may."""
+
+    count: int = 0
+
+    @event
+    def outside(self, own: Writable[Own] | None) -> None:
+        self._take(own)
+
+    @event
+    def inside(self, own: Writable[Own | None]) -> None:
+        self._take(own)
+
+    @event
+    async def in_steps(self, own: Writable[Own] | None) -> Any:
+        self._take(own)
+        yield None
+        self._take(own)
+
+    def _take(self, own: Own | None) -> None:
+        self.count += 1
+        if own is not None:
+            own.left -= 1
+
+
+@pytest.mark.parametrize(("name", "steps"), [("outside", 1), ("inside", 1), ("in_steps", 2)])
+@pytest.mark.parametrize("scope", [StateScope.USER, StateScope.GLOBAL])
+async def test_an_optional_state_joins_where_the_caller_may_change_it(name: str, steps: int, scope: StateScope) -> None:
+    config = StateConfig(scope=scope, namespace="own", owner_field="owner")
+    app = wrapped((MayJoin, GLOBAL), (Own, config), authenticate=lambda connection: connection.headers.get("x-user"))
+    count = 0
+    async with FastStateClient(app) as client:
+        for user in ("", "bob", "ann"):
+            count += steps
+            answer = await client.call(f"MayJoin/{name}", headers={"x-user": user})
+            joined = {"own": {"left": 5 - steps}} if user == "ann" else {}
+            assert answer.signals == {"count": count, **joined}
+
+
+async def test_an_optional_state_that_does_not_exist_is_none() -> None:
+    class Made(ReactiveState):
+        """Has to be created."""
+
+        name: str
+
+    class MayFind(ReactiveState):
+        """Says what it found."""
+
+        @event
+        def find(self, made: Writable[Made] | None) -> str:
+            return "nothing" if made is None else made.name
+
+    app = wrapped((MayFind, GLOBAL), (Made, GLOBAL))
+    async with FastStateClient(app) as client:
+        assert "nothing" in (await client.call("MayFind/find")).text
+        async with app.faststate.transaction(Made) as made:
+            made.name = "something"
+        assert "something" in (await client.call("MayFind/find")).text
+
+
 async def test_a_joined_state_stays_joined_after_each_yield() -> None:
     class Steps(ReactiveState):
         """Changes two states in two steps."""
