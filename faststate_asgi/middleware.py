@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, overload
 
+from .checks import route_findings
 from .context import RequestContext
 from .current import current_context
 from .dispatch import handle_event
@@ -152,6 +153,8 @@ class FastStateMiddleware:
             if failure is not None:
                 await send({"type": "lifespan.startup.failed", "message": failure})
                 return
+            for finding in route_findings(self.app):
+                logger.warning("%s", finding)
             self.faststate.settle_memory()
             await send({"type": "lifespan.startup.complete"})
             await receive()

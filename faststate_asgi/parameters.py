@@ -130,17 +130,20 @@ def is_optional(annotation: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def states_of(endpoint: Any) -> tuple[type[Any], ...]:
-    """Return the state classes that a route asks for in its signature, as far as that can be seen.
-
-    FastHTML keeps a handler's signature in the function that it registers for it.
-    """
+    """Return the state classes that a route asks for in its signature, as far as that can be seen."""
     if not isinstance(endpoint, types.FunctionType):
         return ()
-    signatures = [cell.cell_contents for cell in endpoint.__closure__ or () if _is_signature(cell)]
+    signatures = kept_signatures(endpoint)
     with suppress(NameError, TypeError, ValueError):
         signatures.append(inspect.signature(inspect.unwrap(endpoint), eval_str=True))
     found = (state_in(one.annotation) for signature in signatures for one in signature.parameters.values())
     return tuple(dict.fromkeys(cls for cls in found if cls is not None))
+
+
+def kept_signatures(endpoint: Any) -> list[inspect.Signature]:
+    """Return the signatures by which FastHTML fills a handler: it keeps them in the function that it registers."""
+    cells: Any = getattr(endpoint, "__closure__", None)
+    return [cell.cell_contents for cell in cells or () if _is_signature(cell)]
 
 
 def _is_signature(cell: types.CellType) -> bool:
