@@ -1,4 +1,4 @@
-"""Which parameters of events and routes are injected, and from where. None of these is read from a request's data.
+"""Which parameters events and routes can have, and which are injected and from where: these no request's data fills.
 
 Types are recognised by their names, so that a database driver or a later layer need not be imported for it.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from starlette.requests import HTTPConnection
+
+from .errors import ConfigurationError
 
 
 class Marker:
@@ -126,6 +130,36 @@ def is_optional(annotation: Any) -> bool:
     if typing.get_origin(annotation) is typing.Annotated:
         return is_optional(typing.get_args(annotation)[0])
     return annotation is None or annotation is Any or type(None) in typing.get_args(annotation)
+
+
+def check_signature(func: Callable[..., Any]) -> None:
+    """Refuse parameters that no call fills as they say."""
+    where, parameters = func.__qualname__, list(inspect.signature(func).parameters.values())
+    if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        raise ConfigurationError(
+            f"{where}() has no self: an event is a method of a state; write def {func.__name__}(self)"
+        )
+    for parameter in parameters[1:]:
+        name = parameter.name
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"{where}: {name} is positional-only, but arguments come by name; leave out the '/'"
+            )
+        if isinstance(parameter.default, FieldInfo):
+            raise ConfigurationError(
+                f"{where}: the default of {name} is a Field, which the method would get; write "
+                f"{name}: Annotated[..., Field(...)] = value"
+            )
+
+
+def refuse_aliases(where: str, hints: Mapping[str, Any]) -> None:
+    """Refuse parameters that are to come under another name."""
+    for name, hint in hints.items():
+        for item in getattr(hint, "__metadata__", ()):
+            if isinstance(item, FieldInfo) and (item.alias or item.validation_alias):
+                raise ConfigurationError(
+                    f"{where}: {name} has an alias, but arguments come by the names of their parameters; rename it instead"
+                )
 
 
 @lru_cache(maxsize=4096)
