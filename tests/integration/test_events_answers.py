@@ -61,6 +61,20 @@ class Speaker(ReactiveState):
         self.count = 5
         yield Redirect("/done")
 
+    @event
+    async def answer_late(self, what: str) -> AsyncIterator[Any]:
+        self.count = 1
+        yield "one"
+        self.count = 2
+        yield ANSWERS[what]
+
+    @event
+    def answer_last(self, what: str) -> Iterator[Any]:
+        self.count = 1
+        yield "one"
+        self.count = 2
+        return ANSWERS[what]
+
 
 @pytest.fixture
 def app() -> Any:
@@ -275,6 +289,19 @@ async def test_an_async_generator_sends_each_step(app: Any) -> None:
         answer = await client.call("Speaker/async_steps")
     assert answer.signals == {"count": 5}
     assert "/done" in answer.elements[-1].html
+
+
+@pytest.mark.parametrize("name", ["answer_late", "answer_last"])
+@pytest.mark.parametrize("value", [Response("x"), [Html("<p>x</p>"), Response("x")]], ids=["alone", "in a list"])
+async def test_a_response_of_a_generator_fails_its_step_with_the_way_out(
+    name: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = wrapped((Speaker, GLOBAL))
+    answer = await said(app, value, event_name=name)
+    assert answer.signals["count"] == 1
+    assert answer.error is not None
+    assert answer.error["status"] == 500
+    assert "return it from an event that does not yield" in caplog.text
 
 
 async def test_text_with_every_kind_of_line_stays_one_frame(app: Any) -> None:
