@@ -395,6 +395,8 @@ class Fragment:
         functools.update_wrapper(self, func)  # type: ignore[arg-type]  # it is not callable itself
         self.func = func
         self.fields = fields
+        self.is_checked = False
+        """Whether it was seen to render one element."""
 
     def __get__(self, instance: Any, owner: type) -> Any:
         return self if instance is None else MethodType(self.func, instance)
