@@ -91,7 +91,9 @@ def requires_auth(
 
     def decorate(func: F) -> F:
         if not callable(func):  # an event, which is called through an instance only
-            raise ConfigurationError(f"@requires_auth goes below @event, or on a function, not on {shorten(func)}")
+            raise ConfigurationError(
+                f"{getattr(func, '__qualname__', shorten(func))}: @requires_auth goes below @event, or on a function"
+            )
         if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
             guarded: Callable[..., Any] = _guarded_sync(func, guard)  # making the generator is what is guarded
         elif inspect.iscoroutinefunction(func):
