@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .backends import Backends
-from .checks import findings
+from .checks import findings, route_findings
 from .engine import FastState
 from .errors import ConfigurationError, FastStateError
 from .registry import StateRegistry
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     for name, run, text in (
         ("routes", _routes, "list the events of an app"),
-        ("check", _check, "report what looks like a mistake in an app's states"),
+        ("check", _check, "report what looks like a mistake in an app's states and routes"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("app", help="module:attribute of the wrapped app")
@@ -106,7 +106,13 @@ def _purge(options: argparse.Namespace) -> int:
 
 
 def _engine_of(path: str) -> FastState:
-    """Return the engine of the app that ``module:attribute`` names, looking through wrapping middlewares.
+    """Return the engine of the app that ``module:attribute`` names."""
+    engine: FastState = _wrapped(path).faststate
+    return engine
+
+
+def _wrapped(path: str) -> Any:
+    """Return what is wrapped in the app that ``module:attribute`` names, looking through outer middlewares.
 
     Raises:
         ConfigurationError: there is no such app, or it is not wrapped.
@@ -118,9 +124,8 @@ def _engine_of(path: str) -> FastState:
     except (ImportError, AttributeError) as exc:
         raise ConfigurationError(f"{path} cannot be imported as module:attribute ({exc})") from exc
     for _ in range(20):
-        engine = getattr(app, "faststate", None)
-        if isinstance(engine, FastState):
-            return engine
+        if isinstance(getattr(app, "faststate", None), FastState):
+            return app
         app = getattr(app, "app", None)
     raise ConfigurationError(f"{path} is not wrapped in FastStateMiddleware")
 
@@ -134,9 +139,10 @@ def _routes(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    engine = _engine_of(options.app)
+    app = _wrapped(options.app)
+    engine: FastState = app.faststate
     engine.backends.check()
-    found = findings(engine.registry)
+    found = findings(engine.registry) + route_findings(app)
     for finding in found:
         print(finding)
     print(f"{len(engine.registry)} states, {len(found)} findings")

@@ -1,12 +1,14 @@
-"""What looks like a mistake in the registered classes: reported at start-up and by ``python -m faststate_asgi check``."""
+"""What looks like a mistake in the registered classes and in routes: reported at start-up and by the command ``check``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .binding import binder_of
 from .errors import ConfigurationError
 from .keys import StateScope
+from .parameters import kept_signatures, state_in
 from .registry import StatePlan, StateRegistry
 
 _OPEN_TO_ALL = frozenset({StateScope.GLOBAL, StateScope.RECORD})
@@ -15,6 +17,40 @@ _OPEN_TO_ALL = frozenset({StateScope.GLOBAL, StateScope.RECORD})
 def findings(registry: StateRegistry) -> list[str]:
     """Return one sentence for each thing that is probably not meant, with the way out."""
     return [finding for plan in registry.plans for finding in _of(plan)]
+
+
+def route_findings(app: Any) -> list[str]:
+    """Return one sentence for each parameter of a FastHTML route that gets FastHTML's session instead of its state.
+
+    FastHTML looks at the name of such a parameter before its annotation.
+
+    Args:
+        app: any app; what it wraps is looked at too.
+    """
+    found: list[str] = []
+    for _ in range(20):
+        found += [finding for route in _routes(app) for finding in _misread(route)]
+        app = getattr(app, "app", None)
+    return found
+
+
+def _routes(app: Any) -> Iterator[Any]:
+    """Return all routes of an app or mount, as far as they are kept in lists."""
+    routes: Sequence[Any] = getattr(app, "routes", ())
+    for route in routes if isinstance(routes, list) else ():
+        yield route
+        yield from _routes(route)
+
+
+def _misread(route: Any) -> Iterator[str]:
+    for signature in kept_signatures(getattr(route, "endpoint", None)):
+        for name, parameter in signature.parameters.items():
+            cls = parameter.annotation
+            if isinstance(cls, type) and state_in(cls) is not None and "session".startswith(name.lower()):
+                yield (
+                    f"{route.path}: FastHTML gives the parameter {name}: {cls.__name__} its session, not the state, "
+                    "because of its name; rename it, or put @inject on the route"
+                )
 
 
 def _of(plan: StatePlan) -> Iterator[str]:

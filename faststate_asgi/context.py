@@ -623,6 +623,7 @@ class RequestContext:
             self._ahead.update(zip(wanted, await store.read(list(wanted)), strict=True))
 
     def _key_or_refusal(self, plan: StatePlan, record_id: Any, component_id: Any) -> StateKey:
+        plan.check_own_id(record_id if component_id is None else component_id)
         try:
             return self.key_of(plan, record_id, component_id)
         except AuthenticationError as exc:

@@ -22,7 +22,7 @@ from .backends import Backends, every
 from .checks import findings
 from .context import Wanted, unpacked
 from .current import current_context
-from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError
+from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError, shorten
 from .events import EventSpec
 from .guards import Guard
 from .hub import Hub
@@ -97,6 +97,8 @@ class FastState:
     def __init__(self, *, registry: StateRegistry | None = None, **settings: Any) -> None:
         self.settings: Settings = make_settings(settings)
         self.registry = state_registry if registry is None else registry
+        if not isinstance(self.registry, StateRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
+            raise ConfigurationError(f"registry must be a StateRegistry, not {shorten(registry)}")
         self.subapp = SubApp(self)
         self.local_script = LocalScript(self.settings.datastar_url) if self.settings.is_datastar_local else None
         self.last_mount_url = self.settings.mount_path
@@ -597,7 +599,7 @@ def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str 
     """Return a key made of explicit ids.
 
     Raises:
-        ConfigurationError: one that the scope needs is missing.
+        ConfigurationError: one that the scope needs is missing, or one that it does not have is given.
     """
 
     def need(value: Any, name: str) -> str:
@@ -605,6 +607,7 @@ def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str 
             raise ConfigurationError(f"{plan.name} has {plan.scope.value} scope: pass {name}=")
         return checked_id(str(value), name)
 
+    plan.check_own_id(own_id)
     match plan.scope:
         case StateScope.GLOBAL:
             return StateKey(StateScope.GLOBAL, plan.name)

@@ -45,6 +45,26 @@ def shorten(value: object) -> str:
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 
 
+_KINDS: Mapping[type, str] = {bool: "True or False", float: "a number", str: "text"}
+
+
+def check_kind(kind: type[bool] | type[float] | type[str], values: Mapping[str, object], where: str = "") -> None:
+    """Refuse values of another type: whoever uses no type checker may pass anything.
+
+    Args:
+        kind: ``float`` stands for whole numbers too.
+        values: by name, for the message.
+        where: what comes before the name in the message.
+
+    Raises:
+        ConfigurationError: the first value that is none.
+    """
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_number if kind is float else isinstance(value, kind)):
+            raise ConfigurationError(f"{where}{name} must be {_KINDS[kind]}, not {shorten(value)}")
+
+
 class FastStateError(Exception):
     """Base of every exception that the package raises on purpose."""
 

@@ -434,8 +434,18 @@ class EventRequest:
         return Answer(self.digest, 303, headers, b"")
 
     def emit(self, prepared: Prepared, yielded: Any) -> bytes:
-        """Return the body of what changed and what a generator yielded."""
-        return self.body(prepared.updates, self.render(prepared, yielded))
+        """Return the body of what changed and what a generator yielded.
+
+        Raises:
+            TypeError: a response, for which it is too late.
+        """
+        rendered = self.render(prepared, yielded)
+        if rendered.response is not None:
+            raise TypeError(
+                "a generator event cannot give a Response, because its answer is a stream: yield elements, Redirect or "
+                "Script, or make the Response and return it from an event that does not yield"
+            )
+        return self.body(prepared.updates, rendered)
 
     def stream_headers(self) -> Headers:
         """Return the headers of a generator's response."""

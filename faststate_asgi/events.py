@@ -17,11 +17,13 @@ from enum import Enum
 from types import FrameType, MappingProxyType, MethodType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
+from starlette.routing import compile_path
+
 from . import frames
 from .actions import ActionBuilder, P
-from .errors import ConfigurationError, ReadOnlyStateError, shorten
+from .errors import ConfigurationError, ReadOnlyStateError, check_kind, shorten
 from .guards import OPEN, Guard, make_guard, names
-from .parameters import injection
+from .parameters import check_signature, injection, refuse_aliases
 
 R = TypeVar("R")
 Q = ParamSpec("Q")
@@ -134,6 +136,19 @@ def kind_of(func: Callable[..., Any], inline: bool) -> Kind:
     return Kind.INLINE if inline else Kind.THREAD
 
 
+def _as_async(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function that wraps an ``async def``, and so returns what is to be awaited, as an ``async def``."""
+    if inspect.iscoroutinefunction(func) or not inspect.iscoroutinefunction(inspect.unwrap(func)):
+        return func
+
+    @functools.wraps(func)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    return awaited
+
+
 class Event(Generic[P, R]):
     """A method that ``@event`` made an endpoint.
 
@@ -167,10 +182,11 @@ class Event(Generic[P, R]):
 
     def spec_for(self, owner: type) -> EventSpec:
         """Return a new spec of this event for the class ``owner``."""
+        func = _as_async(self.func)
         return EventSpec(
             name=self.name,
-            func=self.func,
-            kind=kind_of(self.func, self.options.inline),
+            func=func,
+            kind=kind_of(func, self.options.inline),
             options=self.options,
             signature=inspect.signature(self.func),
             hints=self.hints,
@@ -259,6 +275,10 @@ def event(
     Raises:
         ConfigurationError: a value that cannot work.
     """
+    texts = {"path": path, "selector": selector, "mode": mode, "merge_mode": merge_mode}
+    check_kind(str, {"method": method, **{name: text for name, text in texts.items() if text is not None}})
+    check_kind(bool, {"broadcast": broadcast, "inline": inline})
+    check_kind(float, {"timeout": timeout})
     custom = path if path is not None else first if isinstance(first, str) else None
     options = EventOptions(
         custom_path=_checked_path(custom),
@@ -293,7 +313,10 @@ def _decorate(func: Callable[..., Any], options: EventOptions, frame: FrameType)
         options = replace(options, guard=options.guard.joined(guard))
     if not inspect.isfunction(func):
         raise ConfigurationError(f"@event goes on a method, not on {shorten(func)}")
-    return Event(func, options, _hints_now(func, frame))
+    check_signature(func)
+    hints = _hints_now(func, frame)
+    refuse_aliases(func.__qualname__, hints or {})
+    return Event(func, options, hints)
 
 
 def _hints_now(func: Callable[..., Any], frame: FrameType) -> Mapping[str, Any] | None:
@@ -318,6 +341,7 @@ def resolved_hints(spec: EventSpec) -> Mapping[str, Any]:
             raise ConfigurationError(
                 f"{spec.state_name}.{spec.name}: an annotation cannot be resolved ({exc}); import the name at module level"
             ) from exc
+        refuse_aliases(f"{spec.state_name}.{spec.name}", spec.hints)
     return spec.hints
 
 
@@ -327,6 +351,12 @@ def _checked_path(path: str | None) -> str | None:
     trimmed = path.strip("/")
     if not trimmed or not re.fullmatch(r"[\w.~/{}:@-]+", trimmed) or ".." in trimmed:
         raise ConfigurationError(f"event path {shorten(path)} cannot be used; write something like '/orders/cancel'")
+    try:
+        compile_path(f"/{trimmed}")
+    except (AssertionError, ValueError) as exc:
+        raise ConfigurationError(
+            f"event path {shorten(path)} cannot be used: {exc}; write something like '/orders/{{number:int}}/cancel'"
+        ) from None
     return trimmed
 
 
@@ -365,6 +395,8 @@ class Fragment:
         functools.update_wrapper(self, func)  # type: ignore[arg-type]  # it is not callable itself
         self.func = func
         self.fields = fields
+        self.is_checked = False
+        """Whether it was seen to render one element."""
 
     def __get__(self, instance: Any, owner: type) -> Any:
         return self if instance is None else MethodType(self.func, instance)

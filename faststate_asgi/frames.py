@@ -35,6 +35,10 @@ ANSWER_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 # HTML 9.2.6).
 HEARTBEAT = b": \nevent: datastar-alive\n\n"
 
+# Elements without an end (WHATWG HTML 13.1.2).
+_VOID = frozenset(
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
+)
 _SIGNALS = b"event: datastar-patch-signals\ndata: signals "
 _MISSING_SIGNALS = b"event: datastar-patch-signals\ndata: onlyIfMissing true\ndata: signals "
 _CODE = re.compile(r"[<>&'@$`\x7f]")
@@ -151,3 +155,31 @@ def root_attributes(markup: str) -> dict[str, str | None] | None:
         parser.reset()
         end = markup.find(">", end + 1)
     return parser.attributes
+
+
+class _Roots(HTMLParser):
+    """Counts the elements that stand beside each other at the top of some markup."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self._root, self._depth = "", 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._depth == 0:
+            self.count += 1
+            self._root, self._depth = tag, 0 if tag in _VOID else 1
+        elif tag == self._root:
+            self._depth += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._root and self._depth:
+            self._depth -= 1
+
+
+def root_count(markup: str) -> int:
+    """Return how many elements stand beside each other at the top of ``markup``, which is read to its end."""
+    parser = _Roots()
+    parser.feed(markup)
+    parser.close()
+    return parser.count

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .current import CurrentContext, current_context
-from .errors import ConfigurationError, shorten
+from .errors import ConfigurationError, check_kind, shorten
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +65,7 @@ def make_guard(
     requires_auth: bool, permissions: Iterable[str] | str | None, roles: Iterable[str] | str | None, owner_only: bool
 ) -> Guard:
     """Return a guard; naming permissions, roles or the owner implies that somebody is logged in."""
+    check_kind(bool, {"requires_auth": requires_auth, "owner_only": owner_only})
     allowed, wanted = names(permissions, "permissions"), names(roles, "roles")
     return Guard(bool(requires_auth or allowed or wanted or owner_only), allowed, wanted, owner_only)
 
@@ -89,6 +90,10 @@ def requires_auth(
     guard = make_guard(True, permissions, roles, owner_only)
 
     def decorate(func: F) -> F:
+        if not callable(func):  # an event, which is called through an instance only
+            raise ConfigurationError(
+                f"{getattr(func, '__qualname__', shorten(func))}: @requires_auth goes below @event, or on a function"
+            )
         if inspect.isasyncgenfunction(func) or inspect.isgeneratorfunction(func):
             guarded: Callable[..., Any] = _guarded_sync(func, guard)  # making the generator is what is guarded
         elif inspect.iscoroutinefunction(func):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from . import echo, frames
 from .current import current_context, heartbeat_s, mount_url
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shorten
 from .order import number_of
 from .patches import Json, merge
 from .settings import DATASTAR_CDN
@@ -93,6 +93,10 @@ class Live(_Rendered):
         if not states:
             raise ConfigurationError("Live() needs at least one state")
         for state in states:
+            if not hasattr(type(state), "__faststate_events__"):
+                raise ConfigurationError(
+                    f"Live() takes states one by one, as Live(counter, cart), not {shorten(state)}"
+                )
             if state.key is None:
                 raise ConfigurationError(
                     f"Live({type(state).__name__}) needs a state that was injected or read with aget(request)"

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, overload
 
+from .checks import route_findings
 from .context import RequestContext
 from .current import current_context
 from .dispatch import handle_event
 from .engine import FastState
-from .errors import ConfigurationError, FastStateError
+from .errors import ConfigurationError, FastStateError, shorten
 from .responses import PROBLEM_HEADERS, describe, header_items, problem_body, respond
 from .subapp import route_path
 
@@ -46,6 +47,8 @@ class FastStateMiddleware:
     ) -> None:
         if faststate is not None and settings:
             raise ConfigurationError("give an engine or settings, not both")
+        if not isinstance(faststate, (FastState, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
+            raise ConfigurationError(f"the second argument is the engine, a FastState(...), not {shorten(faststate)}")
         self.app = app
         self.faststate = FastState(**settings) if faststate is None else faststate
         self.faststate.require_secret_key()
@@ -152,6 +155,8 @@ class FastStateMiddleware:
             if failure is not None:
                 await send({"type": "lifespan.startup.failed", "message": failure})
                 return
+            for finding in route_findings(self.app):
+                logger.warning("%s", finding)
             self.faststate.settle_memory()
             await send({"type": "lifespan.startup.complete"})
             await receive()

@@ -1,4 +1,4 @@
-"""Which parameters of events and routes are injected, and from where. None of these is read from a request's data.
+"""Which parameters events and routes can have, and which are injected and from where: these no request's data fills.
 
 Types are recognised by their names, so that a database driver or a later layer need not be imported for it.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from starlette.requests import HTTPConnection
+
+from .errors import ConfigurationError
 
 
 class Marker:
@@ -134,19 +138,52 @@ def is_optional(annotation: Any) -> bool:
     return annotation is None or annotation is Any or type(None) in typing.get_args(annotation)
 
 
+def check_signature(func: Callable[..., Any]) -> None:
+    """Refuse parameters that no call fills as they say."""
+    where, parameters = func.__qualname__, list(inspect.signature(func).parameters.values())
+    if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+        raise ConfigurationError(
+            f"{where}() has no self: an event is a method of a state; write def {func.__name__}(self)"
+        )
+    for parameter in parameters[1:]:
+        name = parameter.name
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"{where}: {name} is positional-only, but arguments come by name; leave out the '/'"
+            )
+        if isinstance(parameter.default, FieldInfo):
+            raise ConfigurationError(
+                f"{where}: the default of {name} is a Field, which the method would get; write "
+                f"{name}: Annotated[..., Field(...)] = value"
+            )
+
+
+def refuse_aliases(where: str, hints: Mapping[str, Any]) -> None:
+    """Refuse parameters that are to come under another name."""
+    for name, hint in hints.items():
+        for item in getattr(hint, "__metadata__", ()):
+            if isinstance(item, FieldInfo) and (item.alias or item.validation_alias):
+                raise ConfigurationError(
+                    f"{where}: {name} has an alias, but arguments come by the names of their parameters; rename it instead"
+                )
+
+
 @lru_cache(maxsize=4096)
 def states_of(endpoint: Any) -> tuple[type[Any], ...]:
-    """Return the state classes that a route asks for in its signature, as far as that can be seen.
-
-    FastHTML keeps a handler's signature in the function that it registers for it.
-    """
+    """Return the state classes that a route asks for in its signature, as far as that can be seen."""
     if not isinstance(endpoint, types.FunctionType):
         return ()
-    signatures = [cell.cell_contents for cell in endpoint.__closure__ or () if _is_signature(cell)]
+    signatures = kept_signatures(endpoint)
     with suppress(NameError, TypeError, ValueError):
         signatures.append(inspect.signature(inspect.unwrap(endpoint), eval_str=True))
     found = (state_in(one.annotation) for signature in signatures for one in signature.parameters.values())
     return tuple(dict.fromkeys(cls for cls in found if cls is not None))
+
+
+def kept_signatures(endpoint: Any) -> list[inspect.Signature]:
+    """Return the signatures by which FastHTML fills a handler: it keeps them in the function that it registers."""
+    cells: Any = getattr(endpoint, "__closure__", None)
+    return [cell.cell_contents for cell in cells or () if _is_signature(cell)]
 
 
 def _is_signature(cell: types.CellType) -> bool:

@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 
 from . import frames
 from .codec import Codec, masks_values
-from .errors import ConfigurationError, StoreUnavailableError, shorten
+from .errors import ConfigurationError, StoreUnavailableError, check_kind, shorten
 from .events import EventSpec
 from .guards import Guard, make_guard, names
 from .key_column import KeyColumn
@@ -43,6 +43,7 @@ BACKENDS = frozenset({"memory", "database", "redis"})
 _NAME = re.compile(r"[A-Za-z]\w*")
 _OWN_ID_SCOPES = frozenset({StateScope.RECORD, StateScope.COMPONENT})
 FALLBACK_OWNER = "user_id"
+MAX_TTL_S = 100 * 365.25 * 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=False)
@@ -170,6 +171,15 @@ class StatePlan:
             return _blank(self.cls)
         return _blank(self.cls, **{self.key_column.name: self.key_column.value_of(key)})
 
+    def check_own_id(self, own_id: Any) -> None:
+        """Refuse a record or component id for a state that has none; None is no id.
+
+        Raises:
+            ConfigurationError: says which scope the state has.
+        """
+        if own_id is not None and self.scope not in _OWN_ID_SCOPES:
+            raise ConfigurationError(f"{self.name} has {self.scope.value} scope: it takes no record_id or component_id")
+
     @property
     def must_exist(self) -> bool:
         """Whether only others make it: a row of a table, unless ``create=True``."""
@@ -223,6 +233,8 @@ class StateRegistry:
         """
         if not _is_state_class(cls):
             raise ConfigurationError(f"register() takes a subclass of ReactiveState, not {shorten(cls)}")
+        if config is not None and not _is_config(config):
+            raise ConfigurationError(f"{cls.__name__} is registered with StateConfig(...), not with {shorten(config)}")
         known = self._plans.get(cls)
         if known is not None and known.is_implicit and config is not None:
             self.unregister(cls)
@@ -269,12 +281,10 @@ class StateRegistry:
             seen.add(path)
 
     def _report_shared_signals(self, plan: StatePlan) -> None:
-        """Log flat states that share a signal name: in one page they would overwrite each other."""
-        if plan.namespace is not None:
-            return
+        """Log flat states, and those of one namespace, that share a signal name: in one page they would overwrite each other."""
         mine = set(plan.codec.signals)
         for other in self._plans.values():
-            shared = mine.intersection(other.codec.signals) if other.namespace is None else None
+            shared = mine.intersection(other.codec.signals) if other.namespace == plan.namespace else None
             if shared:
                 logger.warning(
                     "states %s and %s share the signals %s; in one page they overwrite each other: "
@@ -306,8 +316,17 @@ class StateRegistry:
     # -- look-up ---------------------------------------------------------------------------------------------------
 
     def plan(self, cls: type[ReactiveState]) -> StatePlan:
-        """Return what is known of a class; one that was never registered gets ``StateConfig()``."""
-        plan = self._plans.get(cls)
+        """Return what is known of a class; one that was never registered gets ``StateConfig()``.
+
+        Raises:
+            ConfigurationError: no state class.
+        """
+        try:
+            plan = self._plans.get(cls)
+        except TypeError:  # an instance or a list
+            raise ConfigurationError(
+                f"state classes are named one by one, as transaction(Cart, (Product, 42)), not {shorten(cls)}"
+            ) from None
         if plan is None:
             self.register(cls)
             plan = self._plans[cls]
@@ -387,6 +406,11 @@ def _is_state_class(cls: object) -> bool:
     return isinstance(cls, type) and issubclass(cls, ReactiveState) and cls is not ReactiveState
 
 
+def _is_config(value: object) -> bool:
+    """Whether this is a config; whoever uses no type checker may pass anything."""
+    return isinstance(value, StateConfig)
+
+
 def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -402,10 +426,7 @@ def _normal(cls: type[ReactiveState], config: StateConfig) -> StateConfig:
     except ValueError:
         known = ", ".join(scope.value for scope in StateScope)
         raise ConfigurationError(f"{cls.__name__}: unknown scope {shorten(config.scope)}; use one of {known}") from None
-    if type(config.requires_auth) is not bool:
-        raise ConfigurationError(
-            f"{cls.__name__}: requires_auth must be True or False, not {shorten(config.requires_auth)}"
-        )
+    check_kind(bool, {"requires_auth": config.requires_auth}, f"{cls.__name__}: ")
     guard = make_guard(
         config.requires_auth or scope is StateScope.USER,
         config.permissions,
@@ -436,15 +457,18 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
     """Refuse what contradicts itself."""
     where = cls.__name__
     is_table = cls.__faststate_is_table__
-    for name in ("auto_persist", "expire", "public", "create"):
-        if not isinstance(getattr(config, name), bool):
-            raise ConfigurationError(f"{where}: {name} must be True or False, not {shorten(getattr(config, name))}")
-    if config.ttl is not None and type(config.ttl) not in (int, float):
-        raise ConfigurationError(f"{where}: ttl must be a number of seconds or None, not {shorten(config.ttl)}")
+    check_kind(
+        bool, {name: getattr(config, name) for name in ("auto_persist", "expire", "public", "create")}, f"{where}: "
+    )
+    if config.ttl is not None:
+        check_kind(float, {"ttl": config.ttl}, f"{where}: ")
     if type(config.namespace) not in (type(None), bool, str) or config.namespace in POISON_KEYS:
         raise ConfigurationError(f"{where}: namespace {shorten(config.namespace)} cannot be used; take another name")
     problems = [
-        (config.ttl is not None and not config.ttl > 0, "ttl must be greater than 0 seconds, or None"),
+        (
+            config.ttl is not None and not 0 < config.ttl <= MAX_TTL_S,
+            "ttl must be greater than 0 seconds and at most 100 years; None keeps the state for ever",
+        ),
         (
             config.persistence_backend is not None and config.persistence_backend not in BACKENDS,
             f"unknown persistence_backend {shorten(config.persistence_backend)}; use one of {', '.join(sorted(BACKENDS))}",

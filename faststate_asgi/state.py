@@ -453,6 +453,11 @@ def _collect(cls: type[ReactiveState]) -> None:
                 events[name] = value.spec_for(cls)
             elif isinstance(value, Fragment):
                 fragments[name] = value
+            elif isinstance(getattr(value, "__func__", None), (Event, Fragment)):
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name}: an event or fragment is a method of an instance; leave out "
+                    f"@{type(value).__name__}"
+                )
     for name, item in fragments.items():
         missing = item.fields - cls.model_fields.keys() - cls.model_computed_fields.keys()
         if missing:

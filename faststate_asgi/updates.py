@@ -125,11 +125,18 @@ def render_fragment(plan: StatePlan, name: str, state: ReactiveState) -> bytes:
     """Return the frame of one fragment.
 
     Raises:
-        InvalidStateError: it has no root element with an id.
+        InvalidStateError: it has no root element with an id, or was never rendered with one root only.
     """
-    markup, is_text = markup_of(plan.cls.__faststate_fragments__[name].func(state))
+    fragment = plan.cls.__faststate_fragments__[name]
+    markup, is_text = markup_of(fragment.func(state))
     if is_text or not (frames.root_attributes(markup) or {}).get("id"):
         raise InvalidStateError(f"@fragment {plan.name}.{name} must return one element with an id")
+    if not fragment.is_checked:  # reading all of it each time would cost more than what it checks
+        if frames.root_count(markup) > 1:
+            raise InvalidStateError(
+                f"@fragment {plan.name}.{name} returns several elements: put them into one with an id"
+            )
+        fragment.is_checked = True
     return frames.elements(markup)
 
 

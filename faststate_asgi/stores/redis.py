@@ -69,14 +69,16 @@ def channel_name(key: StateKey) -> str:
 
 def make_client(url: str, timeout_s: float | None) -> Redis:
     """Return a client with bounded waits that repeats nothing by itself; ``None`` waits for ever (subscribers)."""
+    # A socket of this machine has nobody at the other end who could be gone without a word.
+    options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=POOL_SIZE,
         timeout=timeout_s or 5,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s or 5,
-        socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
+        **options,
     )
     return Redis(connection_pool=pool)
 
@@ -85,7 +87,7 @@ class RedisStore:
     """Implements ``Store`` on Redis; durable as Redis is configured.
 
     Args:
-        url: ``redis://...`` or ``rediss://...``.
+        url: ``redis://...``, ``rediss://...`` or ``unix:///...``.
         lease_s: how long a turn lasts unless it is renewed.
         timeout_s: how long Redis may take for one call.
         origin: names this process in announcements.

@@ -1,11 +1,22 @@
 """The event decorator: all its forms, on all kinds of methods, and who inherits an event."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
 from fasthtml.common import Div
+from pydantic import Field
 
-from faststate_asgi import ConfigurationError, FastStateMiddleware, ReactiveState, StateRegistry, event
+from faststate_asgi import (
+    ConfigurationError,
+    FastStateMiddleware,
+    ReactiveState,
+    StateRegistry,
+    event,
+    fragment,
+    requires_auth,
+)
 from faststate_asgi.testing import FastStateClient
 
 pytestmark = pytest.mark.anyio
@@ -184,10 +195,24 @@ def test_the_address_of_an_inherited_event_names_the_class() -> None:
         {"merge_mode": "upsert"},
         {"selector": "#a\n#b"},
         {"timeout": 0},
+        {"timeout": None},
+        {"timeout": "5"},
+        {"timeout": True},
+        {"path": 5},
+        {"path": "/{number:foo}"},
+        {"path": "/{number}/{number}"},
+        {"method": None},
+        {"mode": 5},
+        {"selector": 5},
+        {"requires_auth": "yes"},
+        {"owner_only": 1},
+        {"broadcast": "no"},
+        {"inline": "no"},
     ],
+    ids=str,
 )
 def test_an_option_that_cannot_work_is_refused_when_the_class_is_made(options: dict[str, Any]) -> None:
-    with pytest.raises((ConfigurationError, ValueError)):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}|mode|one line"):
         event(**options)
 
 
@@ -206,3 +231,107 @@ def test_two_events_cannot_share_one_path(registry: StateRegistry) -> None:
     body = {"__module__": __name__, "first": event("/same")(first), "second": event("/same")(second)}
     with pytest.raises(ConfigurationError, match="same"):
         registry.register(type("Clash", (ReactiveState,), body))
+
+
+def without_self() -> None:
+    """No method."""
+
+
+def positional(self: Any, amount: int, /) -> None:
+    """Takes no names."""
+
+
+def field_default(self: Any, amount: int = Field(3, ge=1)) -> None:
+    """Would get the field itself."""
+
+
+def aliased(self: Any, amount: Annotated[int, Field(alias="much")]) -> None:
+    """Would come under another name."""
+
+
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [
+        (without_self, r"def without_self\(self\)"),
+        (positional, "leave out the '/'"),
+        (field_default, "Annotated"),
+        (aliased, "rename"),
+    ],
+)
+def test_a_method_that_no_request_could_call_is_refused_with_the_way_out(
+    method: Callable[..., Any], way_out: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=way_out):
+        event(method)
+
+
+def test_a_default_beside_its_constraints_is_fine() -> None:
+    def take(self: Any, /, amount: Annotated[int, Field(ge=1)] = 3) -> None:
+        """Take some."""
+
+    event(take)
+
+
+@pytest.mark.parametrize("wrapper", [classmethod, staticmethod])
+@pytest.mark.parametrize("made", [event, fragment(on="count")])
+def test_an_event_or_fragment_that_is_no_method_of_an_instance_is_refused(wrapper: Any, made: Any) -> None:
+    def method(self: Any) -> None:
+        """Do nothing."""
+
+    body = {"__module__": __name__, "__annotations__": {"count": int}, "count": 0, "method": wrapper(made(method))}
+    with pytest.raises(ConfigurationError, match=f"leave out @{wrapper.__name__}"):
+        type("Unbound", (ReactiveState,), body)
+
+
+def test_a_guard_above_the_event_is_refused() -> None:
+    def method(self: Any) -> None:
+        """Do nothing."""
+
+    with pytest.raises(ConfigurationError, match="below @event"):
+        requires_auth()(event(method))
+
+
+def test_a_guards_flag_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="owner_only"):
+        requires_auth(owner_only="no")  # type: ignore[arg-type]
+
+
+def passing_on(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function around any method, as decorators that know nothing of coroutines make it."""
+
+    @functools.wraps(method)
+    def passed_on(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("amount") == 0:
+            return "nothing"
+        return method(self, *args, **kwargs)
+
+    return passed_on
+
+
+class Wrapped(ReactiveState):
+    """Async and plain methods in plain wrappers."""
+
+    count: int = 0
+
+    @event
+    @passing_on
+    async def add_async(self, amount: int) -> None:
+        """Add on the loop."""
+        self.count += amount
+
+    @event
+    @passing_on
+    def add(self, amount: int) -> None:
+        """Add in a thread."""
+        self.count += amount
+
+
+@pytest.mark.parametrize("name", ["add_async", "add"])
+async def test_a_method_in_a_plain_wrapper_works(wrap: Any, registry: StateRegistry, new_app: Any, name: str) -> None:
+    registry.register(Wrapped)
+    site, _ = new_app()
+    async with FastStateClient(wrap(site)) as client:
+        added = await client.call(getattr(Wrapped, name), 4)
+        nothing = await client.call(getattr(Wrapped, name), 0)
+    assert added.signals == {"count": 4}
+    assert "nothing" in nothing.text

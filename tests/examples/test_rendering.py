@@ -7,7 +7,7 @@ import pytest
 from fasthtml.common import Div, Main, Span, to_xml
 from starlette.responses import HTMLResponse
 
-from faststate_asgi import Live, Private, ReactiveState, StateConfig, StateRegistry
+from faststate_asgi import ConfigurationError, Live, Private, ReactiveState, StateConfig, StateRegistry
 from faststate_asgi.testing import FastStateClient
 
 pytestmark = pytest.mark.anyio
@@ -77,3 +77,11 @@ async def test_values_in_a_page_are_inert_and_private_ones_stay_away(site: Any, 
     assert "hidden-token" not in response.text
     assert page.one("div", id="card").text == "Count: 3"
     assert page.one("span", data_text="$count").text == "3"
+
+
+@pytest.mark.parametrize(
+    "what", [None, [ReactiveState()], ReactiveState, 5], ids=["nothing", "list", "class", "number"]
+)
+def test_live_takes_states_one_by_one(what: Any) -> None:
+    with pytest.raises(ConfigurationError, match="one by one"):
+        Live(what)

@@ -11,7 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from faststate_asgi import Dispatch, Elements, Html, ReactiveState, Redirect, Remove, Script, event
+from faststate_asgi import Dispatch, Elements, Html, ReactiveState, Redirect, Remove, Script, event, fragment
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import GLOBAL, wrapped
 
@@ -60,6 +60,20 @@ class Speaker(ReactiveState):
         yield None
         self.count = 5
         yield Redirect("/done")
+
+    @event
+    async def answer_late(self, what: str) -> AsyncIterator[Any]:
+        self.count = 1
+        yield "one"
+        self.count = 2
+        yield ANSWERS[what]
+
+    @event
+    def answer_last(self, what: str) -> Iterator[Any]:
+        self.count = 1
+        yield "one"
+        self.count = 2
+        return ANSWERS[what]
 
 
 @pytest.fixture
@@ -275,6 +289,50 @@ async def test_an_async_generator_sends_each_step(app: Any) -> None:
         answer = await client.call("Speaker/async_steps")
     assert answer.signals == {"count": 5}
     assert "/done" in answer.elements[-1].html
+
+
+@pytest.mark.parametrize("name", ["answer_late", "answer_last"])
+@pytest.mark.parametrize("value", [Response("x"), [Html("<p>x</p>"), Response("x")]], ids=["alone", "in a list"])
+async def test_a_response_of_a_generator_fails_its_step_with_the_way_out(
+    name: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = wrapped((Speaker, GLOBAL))
+    answer = await said(app, value, event_name=name)
+    assert answer.signals["count"] == 1
+    assert answer.error is not None
+    assert answer.error["status"] == 500
+    assert "return it from an event that does not yield" in caplog.text
+
+
+class Shelf(ReactiveState):
+    """Shows whatever is put on it."""
+
+    markup: str = ""
+
+    @event
+    def put(self, markup: str) -> None:
+        self.markup = markup
+
+    @fragment(on="markup")
+    def shown(self) -> Any:
+        return Html(self.markup)
+
+
+async def test_a_fragment_that_is_not_one_element_with_an_id_fails_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    app = wrapped((Shelf, GLOBAL))
+    async with FastStateClient(app) as client:
+        for markup, reason in [
+            ("<b>x</b>", "one element with an id"),
+            ("<b id=a></b><b id=b></b>", "put them into one"),
+            ("<b id=a></b><i></i>", "put them into one"),
+        ]:
+            caplog.clear()
+            answer = await client.call("Shelf/put", {"markup": markup})
+            assert answer.error is not None
+            assert reason in caplog.text
+        assert (await app.faststate.get(Shelf)).version == "0"
+        answer = await client.call("Shelf/put", {"markup": "<div id=a><b></b><i></i></div>"})
+        assert [element.html for element in answer.elements] == ["<div id=a><b></b><i></i></div>"]
 
 
 async def test_text_with_every_kind_of_line_stays_one_frame(app: Any) -> None:

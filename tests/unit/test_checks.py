@@ -5,8 +5,19 @@ from typing import Any
 
 import pytest
 
-from faststate_asgi import Bound, FastState, ReactiveState, StateConfig, StateRegistry, StateScope, event
-from faststate_asgi.checks import findings
+from faststate_asgi import (
+    Bound,
+    FastState,
+    FastStateMiddleware,
+    ReactiveState,
+    StateConfig,
+    StateRegistry,
+    StateScope,
+    event,
+    inject,
+)
+from faststate_asgi.checks import findings, route_findings
+from faststate_asgi.testing import FastStateClient
 
 RECORD, GLOBAL = StateScope.RECORD, StateScope.GLOBAL
 
@@ -125,3 +136,49 @@ async def test_findings_are_logged_when_the_engine_starts(caplog: pytest.LogCapt
         async with FastState(registry=registry):
             pass
     assert [record.getMessage() for record in caplog.records] == findings(registry)
+
+
+def session_names(site: Any) -> None:
+    """Give a FastHTML app one route for each way to ask for a notice."""
+
+    def named_like_the_session(sess: Notice) -> str:
+        return type(sess).__name__
+
+    def short(s: Notice) -> str:
+        return type(s).__name__
+
+    def other(notice: Notice) -> str:
+        return type(notice).__name__
+
+    site.get("/sess")(named_like_the_session)
+    site.get("/s")(short)
+    site.get("/other")(other)
+    site.get("/injected")(inject(short))
+
+
+@pytest.mark.anyio
+async def test_a_state_parameter_that_fasthtml_takes_for_its_session_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fasthtml = pytest.importorskip("fasthtml.common")
+    site = fasthtml.FastHTML(secret_key="k" * 32)
+    session_names(site)
+    registry = StateRegistry()
+    registry.register(Notice)
+    app = FastStateMiddleware(site, registry=registry, secret_key="k" * 32)
+    with caplog.at_level(logging.WARNING, "faststate"):
+        async with FastStateClient(app) as client:
+            pages = {name: (await client.get(f"/{name}")).text for name in ("sess", "s", "other", "injected")}
+    assert {name for name, text in pages.items() if "Notice" in text} == {"other", "injected"}
+    found = route_findings(app)
+    assert [finding.partition(":")[0] for finding in found] == ["/sess", "/s"]
+    assert all("@inject" in finding and "Notice" in finding for finding in found)
+    assert [record.getMessage() for record in caplog.records] == found
+
+
+def test_an_app_without_readable_routes_has_no_findings() -> None:
+    class Strange:
+        routes = "none of ours"
+
+    assert route_findings(Strange()) == []
+    assert route_findings(None) == []

@@ -239,3 +239,28 @@ async def test_ids_that_a_script_forgets_are_named(config: StateConfig) -> None:
     async with FastStateClient(app):
         with pytest.raises(ConfigurationError, match=r"pass .*_id="):
             await app.faststate.get(Cart)
+
+
+@pytest.mark.parametrize("wanted", [Cart(), [Cart, Product], None, "Cart"], ids=["instance", "list", "nothing", "text"])
+async def test_a_transaction_on_what_is_no_class_is_refused(wanted: Any) -> None:
+    app = app_of(None)
+    async with FastStateClient(app):
+        with pytest.raises(ConfigurationError, match="class"):
+            async with app.faststate.transaction(wanted):
+                pass
+
+
+async def test_an_id_for_a_state_that_has_none_is_refused() -> None:
+    async def read(request: Request) -> PlainTextResponse:
+        for ids in ({"record_id": 1}, {"component_id": "left"}):
+            with pytest.raises(ConfigurationError, match="session scope"):
+                await Cart.aget(request, **ids)
+            with pytest.raises(ConfigurationError, match="session scope"):
+                async with request.scope["faststate"].transaction(Cart, **ids):
+                    pass
+            with pytest.raises(ConfigurationError, match="session scope"):
+                await request.scope["faststate"].engine.get(Cart, session_id="s", **ids)
+        return PlainTextResponse("refused")
+
+    assert (await run(read)).text == "refused"
+    assert (await run(read, "/5")).text == "refused"  # an id in the path is for whoever has one

@@ -84,3 +84,28 @@ def test_what_is_not_json_is_no_expression(value: Any) -> None:
 )
 def test_the_first_element_is_found(markup: str, expected: Any) -> None:
     assert frames.root_attributes(markup) == expected
+
+
+@pytest.mark.parametrize(
+    ("markup", "count"),
+    [
+        ("", 0),
+        ("only text", 0),
+        ("<b id=a></b>", 1),
+        ("<b id=a></b><b id=b></b>", 2),
+        ("<b id=a></b> text <!-- <i> --> ", 1),
+        ("<div id=a><div></div><div></div></div>", 1),
+        ("<div id=a><div></div></div><p>", 2),
+        ("<img id=a>", 1),
+        ("<img id=a><img id=b>", 2),
+        ("<ul id=a><li>one<li>two</ul>", 1),
+        ("<li id=a><ul><li>one<li>two</ul></li>", 1),
+        ("<div id=a title='</div><b>'><br><input></div>", 1),
+        ("<svg id=a/><!doctype html>", 1),
+        ("<div id=a><script>'</div><b>'</script></div>", 1),
+        ("<div id=a>never closed <b>x</b>", 1),
+        ("</div><p id=a></p>", 1),
+    ],
+)
+def test_elements_beside_each_other_are_counted(markup: str, count: int) -> None:
+    assert frames.root_count(markup) == count

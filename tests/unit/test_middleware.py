@@ -305,6 +305,13 @@ def test_an_engine_and_settings_exclude_each_other() -> None:
         FastStateMiddleware(plain_app, faststate, debug=True)
 
 
+def test_an_engine_or_registry_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"a FastState\(...\), not 5"):
+        FastStateMiddleware(plain_app, 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="registry must be a StateRegistry, not 5"):
+        FastStateMiddleware(plain_app, registry=5, secret_key=SECRET)
+
+
 def test_a_missing_key_is_an_error_before_any_request() -> None:
     with pytest.raises(ConfigurationError, match="secret_key is missing"):
         FastStateMiddleware(plain_app)

@@ -131,12 +131,37 @@ def test_flat_states_that_share_a_signal_are_reported(caplog: pytest.LogCaptureF
     assert caplog.text == ""
 
 
+def test_states_of_one_namespace_that_share_a_signal_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Tyre(ReactiveState):
+        """Shares no field."""
+
+        air: int = 0
+
+    class Rim(ReactiveState):
+        """Shares a field."""
+
+        spokes: int = 0
+
+    registry = StateRegistry()
+    with caplog.at_level(logging.WARNING):
+        registry.register(Wheel, StateConfig(namespace="round"))
+        registry.register(Tyre, StateConfig(namespace="round"))
+        assert caplog.text == ""
+        registry.register(Rim, StateConfig(namespace="round"))
+    assert "spokes" in caplog.text
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"scope": "galaxy"},
         {"ttl": 0},
         {"ttl": -5},
+        {"ttl": "5"},
+        {"ttl": True},
+        {"ttl": float("inf")},
+        {"ttl": float("nan")},
+        {"ttl": 1e12},
         {"persistence_backend": "disk"},
         {"auto_persist": True, "persistence_backend": "memory"},
         {"expire": True},
@@ -167,6 +192,12 @@ def test_a_config_that_cannot_work_is_refused(options: dict[str, Any]) -> None:
 def test_only_state_classes_are_registered(thing: Any) -> None:
     with pytest.raises(ConfigurationError, match="subclass of ReactiveState"):
         StateRegistry().register(thing)
+
+
+@pytest.mark.parametrize("config", [{"scope": "global"}, "global", 0])
+def test_what_is_no_config_is_refused_with_the_way_out(config: Any) -> None:
+    with pytest.raises(ConfigurationError, match="StateConfig"):
+        StateRegistry().register(Wheel, config)
 
 
 def test_a_user_state_needs_a_user() -> None:
