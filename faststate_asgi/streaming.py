@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_plus
 
@@ -173,6 +174,8 @@ class StreamOpening:
         opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
         body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
         self._set_times(stream)
+        if stream.transport is None:
+            stream.context = copy_context()
         if not self._is_shared:
             bound_backlog(stream.transport)
         async with while_read(stream.transport, self.engine.settings.write_deadline):
@@ -210,13 +213,14 @@ class StreamOpening:
 
     async def _finish(self, stream: Stream) -> None:
         """Write when to come back and that the page is cut off meanwhile, and end the response."""
-        if stream.writer is not None:
-            stream.writer.cancel()
-            stream.abort()
-            return
-        stream.is_blocked = True
         status = frames.signals({"_faststate": {"connected": False, "live": ""}})
         last = f"retry: {stream.retry_ms}\n\n".encode() + status
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(1):
+                if stream.writer is not None:
+                    await asyncio.wait([stream.writer])
+                stream.is_blocked = True
                 await stream.send({"type": "http.response.body", "body": last, "more_body": False})
+        if stream.writer is not None:
+            stream.writer.cancel()
+            stream.abort()
