@@ -157,6 +157,7 @@ class Stream:
     __slots__ = (
         "context",
         "ends_at",
+        "failed_rechecks",
         "is_blocked",
         "last_write",
         "mirrors",
@@ -189,6 +190,7 @@ class Stream:
         self.ends_at = float("inf")
         self.recheck_at = float("inf")
         self.recheck: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
+        self.failed_rechecks = 0
         self.repeat_at = float("inf")
         self.repeats = 0
         self.retry_ms: int | None = None
