@@ -136,20 +136,7 @@ class RequestContext:
 
     def detached_scope(self) -> dict[str, Any]:
         """Return what a later check of the same caller needs of the scope."""
-        names = (
-            "type",
-            "method",
-            "scheme",
-            "path",
-            "root_path",
-            "query_string",
-            "headers",
-            "client",
-            "server",
-            "user",
-            "auth",
-        )
-        return {name: self._scope[name] for name in names if name in self._scope}
+        return {name: value for name, value in self._scope.items() if name != "faststate"}
 
     # -- the request -------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Local fan-out: which streams follow which mirrors, who is behind, and who may not watch any longer.
 
 The hub owns mirrors and streams, and steps each stream's ``send`` itself; it gives the loop a turn after every 50. A
-stream whose ``send`` would wait is left to a writer of its own and gets the newest values afterwards. Delivery to other
-processes is not done here.
+stream whose ``send`` would wait is left to a writer of its own and gets the newest values afterwards. What a middleware
+has put around ``send`` may ask for the running task: it is stepped as if in the writer's. Delivery to other processes
+is not done here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from . import frames
+from .eager import Starter, Suspended
 from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published, Shown
@@ -87,6 +89,7 @@ class Hub:
         self._is_pumping = False
         self._ticks = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._starter = Starter(self._adopt)
         # When a page of each session was last answered with values that its stream did not bring.
         self._answered: dict[str, float] = {}
         self.watch: Callable[[Mirror], Awaitable[None]] | None = None
@@ -363,13 +366,16 @@ class Hub:
                 continue
             sent += 1
             stream.last_write = now
+            if stream.context is not None:
+                self._step_in_task(stream, message)
+                continue
             coroutine: Any = stream.send(message)
             try:
                 still = coroutine.send(None)
             except StopIteration:
                 continue
-            except Exception:
-                stream.abort()
+            except Exception as exc:
+                self._give_up(stream, exc)
                 continue
             self._wait_for(stream, coroutine, still)
         self.deliveries += sent
@@ -379,34 +385,59 @@ class Hub:
         """Run one ``send`` as far as it goes without waiting; the rest is the stream's own writer's."""
         self.deliveries += 1
         stream.last_write = asyncio.get_running_loop().time()
+        if stream.context is not None:
+            self._step_in_task(stream, message)
+            return
         coroutine: Any = stream.send(message)
         try:
             waiting = coroutine.send(None)
         except StopIteration:
             return
-        except Exception:
-            stream.abort()
+        except Exception as exc:
+            self._give_up(stream, exc)
             return
         self._wait_for(stream, coroutine, waiting)
+
+    def _step_in_task(self, stream: Stream, message: dict[str, Any]) -> None:
+        """Do the same where ``send`` is not the server's own: one task of the hub's begins and ends it.
+
+        Whoever enters ``asyncio.timeout`` or a cancel scope of anyio has to be a task, and the same one that leaves it.
+        """
+        assert stream.context is not None, "it is what tells such a stream"
+        try:
+            rest = self._starter.begin(_sent(stream, message), stream.context)
+        except (Exception, asyncio.CancelledError) as exc:  # nobody has cancelled anything here
+            self._give_up(stream, exc)
+            return
+        if type(rest) is Suspended:
+            stream.is_blocked = True
+            stream.writer = rest.task
+            rest.go_on(self._write_rest(stream, rest))
 
     def _wait_for(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         """Leave a ``send`` that has to wait to a writer of the stream's own."""
         stream.is_blocked = True
-        stream.writer = self._spawn(self._write_rest(stream, coroutine, put_aside(waiting)))
+        stream.writer = self._spawn(self._write_rest(stream, resumed(coroutine, put_aside(waiting))))
 
-    async def _write_rest(self, stream: Stream, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
+    def _give_up(self, stream: Stream, exc: BaseException) -> None:
+        """End a stream whose ``send`` has failed; that the reader is gone is nobody's fault."""
+        if not isinstance(exc, OSError):
+            logger.error("a stream is ended, because what sends it has failed", exc_info=exc)
+        stream.abort()
+
+    async def _write_rest(self, stream: Stream, rest: Awaitable[None]) -> None:
         """Finish a ``send`` that has to wait, then catch up; a reader that takes too long is cut off."""
         try:
             async with while_read(stream.transport, self._write_deadline_s):
-                await resumed(coroutine, waiting)
+                await rest
             await self.catch_up(stream)
         except TimeoutError:
             logger.info(
                 "a reader did not take its bytes within %.0f s; its connection is closed", self._write_deadline_s
             )
             stream.abort()
-        except OSError:
-            stream.abort()
+        except Exception as exc:
+            self._give_up(stream, exc)
         finally:
             stream.writer = None
 
@@ -469,6 +500,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """Stop everything that the hub owns."""
+        await self._starter.aclose()
         await ended(self._tasks)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -476,9 +508,12 @@ class Hub:
         task = asyncio.Task(
             coroutine, loop=asyncio.get_running_loop()
         )  # never an eager one: who spawns it notes it first
+        self._adopt(task)
+        return task
+
+    def _adopt(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -487,3 +522,8 @@ class Hub:
             logger.warning("a watched state could not be read: %s", error)
         elif error is not None:
             logger.error("a background task of the hub failed", exc_info=error)
+
+
+async def _sent(stream: Stream, message: dict[str, Any]) -> None:
+    """Await a ``send``, whatever kind of awaitable it gives."""
+    await stream.send(message)

@@ -11,6 +11,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextvars import Context
 from hashlib import blake2b
 from typing import Any
 
@@ -154,7 +155,9 @@ class Stream:
     """
 
     __slots__ = (
+        "context",
         "ends_at",
+        "failed_rechecks",
         "is_blocked",
         "last_write",
         "mirrors",
@@ -177,6 +180,8 @@ class Stream:
         self, send: Send, mirrors: Sequence[Mirror], session: str | None, session_id: str | None, user_id: str | None
     ) -> None:
         self.send = send
+        self.context: Context | None = None
+        """What ``send`` runs in if a middleware has wrapped it; None if it is the server's own."""
         self.mirrors = tuple(mirrors)
         self.session, self.session_id, self.user_id = session, session_id, user_id
         self.place, self.versions = newest(self.mirrors)
@@ -185,6 +190,7 @@ class Stream:
         self.ends_at = float("inf")
         self.recheck_at = float("inf")
         self.recheck: Callable[[Stream], Coroutine[Any, Any, None]] | None = None
+        self.failed_rechecks = 0
         self.repeat_at = float("inf")
         self.repeats = 0
         self.retry_ms: int | None = None

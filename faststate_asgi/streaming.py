@@ -6,23 +6,28 @@ The request's own task waits for the client to leave; every write after the firs
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_plus
 
+from starlette.exceptions import HTTPException
+
 from . import frames
+from .calls import is_cancelled
 from .context import RequestContext
 from .echo import TAB_HEADER, stream_tag
 from .errors import (
     AuthenticationError,
     AuthorizationError,
     BadRequestError,
-    FastStateError,
     OverloadedError,
     RateLimitedError,
+    RequestError,
 )
 from .keys import StateKey, StateScope
 from .mirror import Send, Stream, behind, snapshot_frames, vector_id, with_id
@@ -32,11 +37,16 @@ from .registry import StatePlan
 if TYPE_CHECKING:
     from .engine import FastState
 
+logger = logging.getLogger("faststate.hub")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MAX_STATES = 64
 SEEN_HEADER = b"faststate-seen"
 RETRY_RANGE_MS = (1000, 10_000)
+FINAL_STATUSES = frozenset({400, 401, 403, 404})
+"""Refusals that a retry cannot mend."""
+RECHECK_DEADLINE_S = 30.0
+MAX_FAILED_RECHECKS = 3
 _SESSION_SCOPES = frozenset({StateScope.SESSION, StateScope.COMPONENT})
 
 
@@ -173,6 +183,8 @@ class StreamOpening:
         opening = f"retry: {random.randint(*RETRY_RANGE_MS)}\n: open\n\n".encode()
         body = opening + with_id(first, vector_id(stream.mirrors, stream.versions))
         self._set_times(stream)
+        if stream.transport is None:
+            stream.context = copy_context()
         if not self._is_shared:
             bound_backlog(stream.transport)
         async with while_read(stream.transport, self.engine.settings.write_deadline):
@@ -196,27 +208,41 @@ class StreamOpening:
         scope = self.context.detached_scope()
         context = RequestContext(self.engine, scope, "stream")
         opening = StreamOpening(self.engine, context, scope)
+        failures = 0
         try:
-            still = {key for _, key in await opening.wanted()}
+            async with asyncio.timeout(RECHECK_DEADLINE_S):
+                still = {key for _, key in await opening.wanted()}
             is_allowed = still == {mirror.key for mirror in stream.mirrors}
-        except (AuthenticationError, AuthorizationError, BadRequestError):
-            is_allowed = False
-        except FastStateError:
-            is_allowed = True
-        if is_allowed:
-            stream.recheck_at = asyncio.get_running_loop().time() + self.engine.settings.reauthenticate
-        else:
+        except (Exception, asyncio.CancelledError) as exc:
+            if isinstance(exc, asyncio.CancelledError) and is_cancelled():
+                raise
+            is_allowed = not is_final(exc)
+            if is_allowed and not isinstance(exc, RequestError):  # such as a store that is down
+                failures = stream.failed_rechecks + 1
+                is_allowed = failures < MAX_FAILED_RECHECKS
+                outcome = "is asked again" if is_allowed else "is not known, and the stream is ended"
+                logger.error("whether a stream may still be watched %s", outcome, exc_info=exc)
+        stream.failed_rechecks = failures
+        stream.recheck_at = asyncio.get_running_loop().time() + self.engine.settings.reauthenticate
+        if not is_allowed:
             stream.end(retry_ms=200)
 
     async def _finish(self, stream: Stream) -> None:
         """Write when to come back and that the page is cut off meanwhile, and end the response."""
-        if stream.writer is not None:
-            stream.writer.cancel()
-            stream.abort()
-            return
-        stream.is_blocked = True
         status = frames.signals({"_faststate": {"connected": False, "live": ""}})
         last = f"retry: {stream.retry_ms}\n\n".encode() + status
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(1):
+                if stream.writer is not None:
+                    await asyncio.wait([stream.writer])
+                stream.is_blocked = True
                 await stream.send({"type": "http.response.body", "body": last, "more_body": False})
+        if stream.writer is not None:
+            stream.writer.cancel()
+            stream.abort()
+
+
+def is_final(exc: BaseException) -> bool:
+    """Whether a stream is refused for good: a retry cannot mend it, and one that is open ends."""
+    is_refused = isinstance(exc, HTTPException) and exc.status_code in FINAL_STATUSES
+    return is_refused or isinstance(exc, AuthenticationError)  # which may send pages to the login with 303

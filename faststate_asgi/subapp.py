@@ -19,13 +19,13 @@ from starlette.routing import Route
 from .context import RequestContext
 from .current import current_context
 from .dispatch import handle_event
-from .errors import AuthenticationError, AuthorizationError, BadRequestError, ConfigurationError, StateNotFoundError
+from .errors import ConfigurationError
 from .frames import SSE_HEADERS
 from .guards import Guard
 from .identity import check_guard
 from .origins import check_origin
 from .responses import JSON_HEADERS, PROBLEM_HEADERS, describe, header_items, problem_body, respond
-from .streaming import Receive, StreamOpening
+from .streaming import Receive, StreamOpening, is_final
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -120,8 +120,7 @@ class SubApp:
     async def _refuse_stream(self, context: RequestContext, send: Send, exc: Exception) -> None:
         """Refuse so that Datastar stops retrying where a retry cannot help, and others see the real status."""
         problem, extra = describe(exc, "stream", is_debug=self.engine.settings.debug)
-        is_final = isinstance(exc, (BadRequestError, AuthenticationError, AuthorizationError, StateNotFoundError))
-        if is_final and context.header(b"datastar-request") == "true":
+        if is_final(exc) and context.header(b"datastar-request") == "true":
             patch = {"_faststate": {"error": problem, "connected": False, "live": ""}}
             await respond(send, 200, JSON_HEADERS, json.dumps(patch).encode())
         else:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from faststate_asgi import (
     Html,
@@ -500,6 +501,105 @@ async def test_a_lost_right_ends_a_stream_at_the_next_check(site: Any) -> None:
         assert not stream.is_ended
         rights[0] = Identity("eve")
         await stream.until_end(2)
+
+
+class Guarded(ReactiveState):
+    """For those who may read it."""
+
+    words: str = ""
+
+
+class Checks:
+    """An `authenticate` that knows a reader, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.identity = Identity("eve", {"read"})
+        self.calls = 0
+
+    def __call__(self, connection: Any) -> Identity:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return self.identity
+
+    async def again(self, times: int) -> None:
+        """Wait until it was asked again so often."""
+        wanted = self.calls + times
+        async with asyncio.timeout(10):
+            while self.calls < wanted:
+                await asyncio.sleep(0.02)
+
+    def app(self, **settings: Any) -> Any:
+        guarded = StateConfig(scope=StateScope.GLOBAL, permissions=("read",))
+        return wrapped((Guarded, guarded), authenticate=self, reauthenticate=0.1, **settings)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no answer"), HTTPException(503), asyncio.CancelledError()], ids=repr)
+async def test_rights_are_checked_again_after_a_check_that_failed(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who makes one check fail would go on reading for as long as his tab is open, whatever right he loses."""
+    checks = Checks()
+    async with FastStateClient(checks.app()) as client, client.stream("Guarded") as stream:
+        await stream.until(lambda signals: "words" in signals)
+        for _ in range(3):
+            checks.error = error
+            await checks.again(1)
+            checks.error = None
+            await checks.again(2)
+        assert not stream.is_ended, "no three in a row"
+        assert "whether a stream may still be watched" in caplog.text
+        checks.identity = Identity("eve")
+        await stream.until_end(5)
+
+
+async def test_a_stream_whose_rights_cannot_be_checked_for_long_ends(caplog: pytest.LogCaptureFixture) -> None:
+    checks = Checks()
+    async with FastStateClient(checks.app()) as client, client.stream("Guarded") as stream:
+        await stream.until(lambda signals: "words" in signals)
+        checks.error = RuntimeError("no answer")
+        await stream.until_end(5)
+        assert stream.signals["_faststate"] == {"connected": False, "live": ""}
+        assert caplog.text.count("RuntimeError: no answer") == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_a_plain_refusal_of_authenticate_ends_a_stream_and_its_retries(status: int) -> None:
+    checks = Checks()
+    async with FastStateClient(checks.app()) as client:
+        async with client.stream("Guarded") as stream:
+            await stream.until(lambda signals: "words" in signals)
+            checks.error = HTTPException(status, "not you")
+            await stream.until_end(5)
+        async with client.stream("Guarded") as stream:
+            assert (stream.status, stream.headers["content-type"]) == (200, "application/json")
+            error = json.loads(await stream.body())["_faststate"]["error"]
+            assert (error["status"], error["detail"]) == (status, "not you")
+        async with client.stream("Guarded", datastar=False) as stream:
+            assert stream.status == status
+
+
+async def test_a_later_check_finds_what_outer_middlewares_left_for_the_first() -> None:
+    seen: list[str] = []
+
+    def who(connection: Any) -> Identity:
+        seen.append(connection.session["name"] + connection.scope["tenant"])
+        return Identity("eve", {"read"})
+
+    guarded = StateConfig(scope=StateScope.GLOBAL, permissions=("read",))
+    app = wrapped((Guarded, guarded), authenticate=who, reauthenticate=0.1)
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "session": {"name": "eve"}, "tenant": "@acme"}, receive, send)
+
+    async with FastStateClient(outer) as client, client.stream("Guarded") as stream:
+        await stream.until(lambda signals: "words" in signals)
+        async with asyncio.timeout(10):
+            while len(seen) < 6:
+                await asyncio.sleep(0.02)
+        assert not stream.is_ended
+    assert set(seen) == {"eve@acme"}
 
 
 async def test_another_user_of_the_same_session_ends_a_users_stream(site: Any) -> None:
