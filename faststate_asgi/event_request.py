@@ -24,6 +24,7 @@ from .responses import (
     PROBLEM_HEADERS,
     Headers,
     Send,
+    check_sendable,
     describe,
     error_frame,
     header_items,
@@ -376,7 +377,12 @@ class EventRequest:
         return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
 
     def _raw(self, response: Response) -> Answer:
-        """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered."""
+        """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered.
+
+        Raises:
+            ValueError: no server could send it.
+        """
+        check_sendable(response.status_code, response.raw_headers)
         headers = tuple((name, value) for name, value in response.raw_headers if name != b"content-length")
         headers = (*headers, *self.context.response_headers(headers))
         body = getattr(response, "body", None)
@@ -403,8 +409,18 @@ class EventRequest:
         return Answer(self.digest, 303, headers, b"")
 
     def emit(self, prepared: Prepared, yielded: Any) -> bytes:
-        """Return the body of what changed and what a generator yielded."""
-        return self.body(prepared.updates, self.render(prepared, yielded))
+        """Return the body of what changed and what a generator yielded.
+
+        Raises:
+            TypeError: a value that cannot be sent in a stream.
+        """
+        rendered = self.render(prepared, yielded)
+        if rendered.response is not None:
+            raise TypeError(
+                f"a generator event cannot yield {type(rendered.response).__name__}: its answer has begun; yield text, "
+                "elements or a Redirect, or return the response from an event that does not yield"
+            )
+        return self.body(prepared.updates, rendered)
 
     def stream_headers(self) -> Headers:
         """Return the headers of a generator's response."""
