@@ -14,12 +14,10 @@ from .context import RequestContext
 from .current import current_context
 from .errors import AuthorizationError, OverloadedError
 from .event_request import NO_STORE, EventRequest, Route
-from .events import EventSpec
 from .generators import StreamedCall
 from .incoming import Incoming, Receive, read_incoming
 from .origins import check_origin
-from .registry import StatePlan
-from .responses import PROBLEM_HEADERS, Send, describe, problem_body, respond
+from .responses import PROBLEM_HEADERS, WITHOUT_BODY, Send, describe, problem_body, respond
 from .steps import OTHERS_FIRST
 from .stores.base import Answer
 
@@ -35,12 +33,15 @@ async def handle_event(
     path_params: dict[str, Any] | None = None
     route: Route | None = registry.found.get((method, path))
     if route is None:
-        entries, path_params = registry.routes(path)
-        entry = next((entry for entry in entries if entry[1].method == method), None)
-        if entry is None:
-            await _refuse_route(send, entries, path, method)
+        others: set[str] = set()
+        for plan, spec, parameters in registry.routes(path):
+            if spec.method == method:
+                route, path_params = Route(plan, spec), parameters
+                break
+            others.add(spec.method)
+        if route is None:
+            await _refuse_route(send, others)
             return
-        route = Route(*entry)
         if not path_params:
             registry.found[method, path] = route
     if path_params:
@@ -107,7 +108,11 @@ def messages_of(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
         body = b""
         if status == 200:
             status, remembered = 204, (NO_STORE, *(item for item in remembered if item[0] == b"set-cookie"))
-    headers = [*remembered] if status == 204 else [*remembered, (b"content-length", b"%d" % len(body))]
+    headers = [*remembered]
+    if status in WITHOUT_BODY:
+        body = b""
+    else:
+        headers.append((b"content-length", b"%d" % len(body)))
     start = {"type": "http.response.start", "status": status, "headers": headers}
     return start, {"type": "http.response.body", "body": body}
 
@@ -148,12 +153,12 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _refuse_route(send: Send, entries: list[tuple[StatePlan, EventSpec]], path: str, method: str) -> None:
-    """Answer 404 or 405, the same for every client."""
-    if not entries:
+async def _refuse_route(send: Send, methods: set[str]) -> None:
+    """Answer 404 or, where there are events of other methods, 405; the same for every client."""
+    if not methods:
         problem = {"status": 404, "title": "Not found", "detail": "There is no such event"}
         await respond(send, 404, PROBLEM_HEADERS, problem_body(problem))
         return
-    allowed = ", ".join(sorted({spec.method for _, spec in entries}))
+    allowed = ", ".join(sorted(methods))
     problem = {"status": 405, "title": "Method not allowed", "detail": f"Use {allowed}"}
     await respond(send, 405, [*PROBLEM_HEADERS, (b"allow", allowed.encode())], problem_body(problem))

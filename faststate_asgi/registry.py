@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from traceback import extract_tb
@@ -41,6 +41,7 @@ Backend = Literal["memory", "database", "redis"]
 Authorize = Callable[["Identity | None", "StateKey", Literal["read", "write", "watch"]], "bool | Awaitable[bool]"]
 BACKENDS = frozenset({"memory", "database", "redis"})
 _NAME = re.compile(r"[A-Za-z]\w*")
+_PARAMETER = re.compile(r"\{\w+(?::str(?=\}))?")
 _OWN_ID_SCOPES = frozenset({StateScope.RECORD, StateScope.COMPONENT})
 FALLBACK_OWNER = "user_id"
 MAX_TTL_S = 100 * 365.25 * 86400
@@ -214,7 +215,7 @@ class StateRegistry:
     def __init__(self) -> None:
         self._plans: dict[type[ReactiveState], StatePlan] = {}
         self._by_name: dict[str, StatePlan] = {}
-        self._routes: dict[str, list[tuple[StatePlan, EventSpec]]] = {}
+        self._routes: dict[str, tuple[StatePlan, EventSpec]] = {}
         self._patterns: list[tuple[re.Pattern[str], Mapping[str, Any], str]] = []
         self._forgotten: WeakSet[type[ReactiveState]] = WeakSet()
         self.found: dict[tuple[str, str], Any] = {}
@@ -259,10 +260,10 @@ class StateRegistry:
         self._forgotten.discard(cls)
         for spec in plan.events.values():
             spec.state_name = plan.name
-            if spec.path not in self._routes and "{" in spec.path:
+            if "{" in spec.path:
                 pattern, _, convertors = compile_path("/" + spec.path)
                 self._patterns.append((pattern, convertors, spec.path))
-            self._routes.setdefault(spec.path, []).append((plan, spec))
+            self._routes[spec.path] = (plan, spec)
         cls.__faststate_namespace__ = plan.namespace
         cls.__faststate_needs_id__ = plan.scope in _OWN_ID_SCOPES
         cls.__faststate_id_parameter__ = plan.id_parameter
@@ -270,15 +271,16 @@ class StateRegistry:
         self.found.clear()
 
     def _check_routes(self, plan: StatePlan) -> None:
-        """Refuse two events on one path."""
-        seen: set[str] = set()
+        """Refuse two events on one path, or on paths of one method that differ in the names of parameters only."""
+        seen: set[str | tuple[str, str]] = set(self._routes)
+        seen.update((spec.method, _shape(path)) for path, (_, spec) in self._routes.items() if "{" in path)
         for spec in plan.events.values():
             path = spec.options.custom_path or f"{plan.name}/{spec.name}"
-            if path in seen or path in self._routes:
+            if path in seen or (spec.method, _shape(path)) in seen:
                 raise ConfigurationError(
                     f"{plan.name}.{spec.name}: another event answers at {path}; give it another path"
                 )
-            seen.add(path)
+            seen.update((path, (spec.method, _shape(path))))
 
     def _report_shared_signals(self, plan: StatePlan) -> None:
         """Log flat states, and those of one namespace, that share a signal name: in one page they would overwrite each other."""
@@ -301,11 +303,8 @@ class StateRegistry:
             return
         self._forgotten.add(cls)
         del self._by_name[plan.name]
-        for path in [path for path, entries in self._routes.items() if any(p is plan for p, _ in entries)]:
-            self._routes[path] = [entry for entry in self._routes[path] if entry[0] is not plan]
-            if not self._routes[path]:
-                del self._routes[path]
-                self._patterns = [entry for entry in self._patterns if entry[2] != path]
+        self._routes = {path: entry for path, entry in self._routes.items() if entry[0] is not plan}
+        self._patterns = [entry for entry in self._patterns if entry[2] in self._routes]
         self.found.clear()
 
     def clear(self) -> None:
@@ -347,19 +346,27 @@ class StateRegistry:
         is_free = cls not in self._plans and cls not in self._forgotten
         return cls.__name__ == name and is_free and not cls.__faststate_is_table__
 
-    def routes(self, path: str) -> tuple[list[tuple[StatePlan, EventSpec]], dict[str, Any]]:
-        """Return the events below ``/events/`` at ``path``, and the path's parameters; empty if there are none."""
-        entries = self._routes.get(path)
-        if entries is not None:
-            return entries, {}
+    def routes(self, path: str) -> Iterator[tuple[StatePlan, EventSpec, dict[str, Any]]]:
+        """Yield the events below ``/events/`` at ``path``, each with the path's parameters.
+
+        The one with this very path comes first, then patterns in the order in which they were registered.
+        """
+        exact = self._routes.get(path)
+        if exact is not None:
+            yield *exact, {}
         for pattern, convertors, template in self._patterns:
             match = pattern.match("/" + path)
             if match:
-                return self._routes[template], {k: convertors[k].convert(v) for k, v in match.groupdict().items()}
+                try:
+                    parameters = {name: convertors[name].convert(text) for name, text in match.groupdict().items()}
+                except ValueError:
+                    continue  # a number with more digits than Python reads
+                yield *self._routes[template], parameters
         name, _, rest = path.partition("/")
-        if rest and name not in self._by_name and self.named(name) is not None:
-            return self._routes.get(path, []), {}
-        return [], {}
+        if exact is None and rest and name not in self._by_name and self.named(name) is not None:
+            implicit = self._routes.get(path)
+            if implicit is not None:
+                yield *implicit, {}
 
     def is_state_type(self, annotation: Any) -> bool:
         """Tell whether an annotation is a registered class, or ``Optional`` of one."""
@@ -409,6 +416,11 @@ def _is_state_class(cls: object) -> bool:
 def _is_config(value: object) -> bool:
     """Whether this is a config; whoever uses no type checker may pass anything."""
     return isinstance(value, StateConfig)
+
+
+def _shape(path: str) -> str:
+    """Return a path without the names of its parameters: paths of one shape match the same requests."""
+    return _PARAMETER.sub("{", path)
 
 
 def _place(cls: type) -> str:

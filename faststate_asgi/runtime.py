@@ -48,7 +48,7 @@ from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
-from .workers import Workers
+from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
 
 Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
 """What a call is to commit, and its answer."""
@@ -242,7 +242,7 @@ class Runtime:
                     if type(result) is Suspended:
                         return self._go_on(call, turn, now, result)
                 changed, answer = self._concluded(call, turn, result)
-            except (Exception, asyncio.CancelledError, GeneratorExit) as exc:  # nobody has cancelled anything here
+            except BaseException as exc:  # of the handler: nobody has cancelled anything here
                 return self._failed_now(call, turn, now, exc)
             finally:
                 self._called_now = None
@@ -437,6 +437,14 @@ class Runtime:
         return answer
 
     async def _handled(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
+        """Do what ``_handled_here`` does; the end of a program would go from a task to the loop, and end it."""
+        try:
+            return await self._handled_here(call, turn)
+        except ENDS_OF_PROGRAMS as exc:
+            raise as_exception(exc) from exc
+
+    async def _handled_here(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
+        """Run a handler, and do all that can fail after it."""
         turn.holder = asyncio.current_task()
         state, arguments = await call.prepare(turn)
         func, session = call.spec.func, turn.session

@@ -254,6 +254,42 @@ async def test_every_method_gives_arguments(app: Any, name: str) -> None:
     assert GOT["a"] == 4
 
 
+async def test_the_method_chooses_among_events_whose_paths_overlap() -> None:
+    class Crossing(ReactiveState):
+        """Has paths that match the same requests."""
+
+        @event("/crossing/{number}", method="delete")
+        def drop(self, number: str) -> None:
+            GOT.update(dropped=number)
+
+        @event("/crossing/new", method="post")
+        def new(self) -> None:
+            GOT.update(made=True)
+
+        @event("/crossing/{a}/{b}", method="post")
+        def both(self, a: str, b: str) -> None:
+            GOT.update(a=a, b=b)
+
+        @event("/crossing/{a}/fixed", method="put")
+        def fixed(self, a: str) -> None:
+            GOT.update(fixed=a)
+
+    async with FastStateClient(wrapped((Crossing, GLOBAL))) as client:
+        for method, path, expected in [
+            ("DELETE", "new", {"dropped": "new"}),
+            ("POST", "new", {"made": True}),
+            ("PUT", "1/fixed", {"fixed": "1"}),
+            ("POST", "1/fixed", {"a": "1", "b": "fixed"}),
+        ]:
+            for _ in range(2):
+                GOT.clear()
+                assert (await client.request(method, f"{EVENTS}/crossing/{path}")).status == 204
+                assert expected == GOT
+        for path, allowed in [("new", "DELETE, POST"), ("1/fixed", "POST, PUT"), ("5", "DELETE")]:
+            refused = await client.request("PATCH", f"{EVENTS}/crossing/{path}")
+            assert (refused.status, refused.headers["allow"]) == (405, allowed)
+
+
 async def test_the_path_wins_over_the_query_and_the_query_over_the_body(app: Any) -> None:
     async with FastStateClient(app) as client:
         await client.post(f"{EVENTS}/takers/7/of/x%20y?a=8&b=no&c=query", json={"a": 9, "b": "no", "c": "body"})

@@ -56,12 +56,36 @@ def test_two_classes_of_one_name_are_refused_with_the_way_out() -> None:
 def test_events_are_found_by_their_exact_paths() -> None:
     registry = StateRegistry()
     registry.register(Wheel)
-    ((plan, spec),), parameters = registry.routes("Wheel/turn")
+    ((plan, spec, parameters),) = registry.routes("Wheel/turn")
     assert (plan.cls, spec.name, parameters) == (Wheel, "turn", {})
-    ((_, spec),), parameters = registry.routes("wheels/front/stop")
+    ((_, spec, parameters),) = registry.routes("wheels/front/stop")
     assert (spec.name, parameters) == ("stop", {"name": "front"})
     for path in ("Wheel", "Wheel/", "Wheel/stop", "wheel/turn", "Wheel/turn/", "wheels/a/b/stop", "", "/"):
-        assert registry.routes(path) == ([], {}), path
+        assert list(registry.routes(path)) == [], path
+
+
+def test_paths_that_overlap_are_all_found_the_exact_one_first() -> None:
+    class Shelf(ReactiveState):
+        """Has an exact path and patterns that match the same requests."""
+
+        @event("/items/{number:int}", method="delete")
+        def drop(self, number: int) -> None:
+            """Drop."""
+
+        @event("/items/{name}", method="put")
+        def name(self, name: str) -> None:
+            """Name."""
+
+        @event("/items/7", method="post")
+        def seventh(self) -> None:
+            """Do what is done with this one only."""
+
+    registry = StateRegistry()
+    registry.register(Shelf)
+    found = [(spec.name, parameters) for _, spec, parameters in registry.routes("items/7")]
+    assert found == [("seventh", {}), ("drop", {"number": 7}), ("name", {"name": "7"})]
+    digits = "9" * 5000
+    assert [parameters for _, _, parameters in registry.routes(f"items/{digits}")] == [{"name": digits}]
 
 
 def test_two_events_on_one_path_are_refused_and_nothing_is_registered() -> None:
@@ -72,11 +96,19 @@ def test_two_events_on_one_path_are_refused_and_nothing_is_registered() -> None:
         def stop(self) -> None:
             """Stop."""
 
+    class Cart(ReactiveState):
+        """Takes the same path with another name of its parameter."""
+
+        @event("/wheels/{number:str}/stop")
+        def stop(self) -> None:
+            """Stop."""
+
     registry = StateRegistry()
     registry.register(Wheel)
-    with pytest.raises(ConfigurationError, match="another event answers"):
-        registry.register(Car)
-    assert Car not in registry
+    for taken in (Car, Cart):
+        with pytest.raises(ConfigurationError, match="another event answers"):
+            registry.register(taken)
+        assert taken not in registry
     assert len(registry) == 1
 
 
@@ -86,7 +118,7 @@ def test_a_forgotten_class_leaves_nothing() -> None:
     registry.unregister(Wheel)
     registry.unregister(Wheel)
     assert len(registry) == 0
-    assert registry.routes("wheels/front/stop") == ([], {})
+    assert list(registry.routes("wheels/front/stop")) == []
     registry.register(Wheel, StateConfig(scope=StateScope.GLOBAL))
     registry.clear()
     assert Wheel not in registry
@@ -107,7 +139,7 @@ def test_a_forgotten_class_is_not_found_by_its_name_without_its_guard() -> None:
         state_registry.register(ForgottenVault, StateConfig(scope=StateScope.GLOBAL, permissions="vault"))
         state_registry.unregister(ForgottenVault)
         assert state_registry.named("ForgottenVault") is None
-        assert state_registry.routes("ForgottenVault/empty") == ([], {})
+        assert list(state_registry.routes("ForgottenVault/empty")) == []
         assert state_registry.plan(ForgottenVault).config == StateConfig()
     finally:
         state_registry.unregister(ForgottenVault)

@@ -106,7 +106,7 @@ def test_events_setters_and_actions_are_those_of_any_state() -> None:
 
 
 def test_a_table_that_nobody_registered_is_no_state_of_the_site() -> None:
-    assert state_registry.routes("Tool/rename") == ([], {})
+    assert list(state_registry.routes("Tool/rename")) == []
     with pytest.raises(ConfigurationError, match="GLOBAL, USER or RECORD"):
         state_registry.plan(Tool)
 
