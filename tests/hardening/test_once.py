@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from faststate_asgi import (
@@ -234,6 +235,43 @@ async def test_another_body_under_the_same_key_is_refused(name: str) -> None:
         )
         assert sorted(answer.error is not None for answer in together) == [False, True]
     assert len(RAN) == 2
+
+
+async def test_a_form_that_is_sent_again_with_another_boundary_is_the_same_request() -> None:
+    class Shelf(ReactiveState):
+        """Counts what was uploaded."""
+
+        count: int = 0
+
+        @event
+        def put(self, name: str, picture: UploadFile) -> None:
+            self.count += 1
+
+    def part(name: str, content: str, filename: str = "") -> str:
+        file = f'; filename="{filename}"' if filename else ""
+        return f'Content-Disposition: form-data; name="{name}"{file}\r\n\r\n{content}\r\n'
+
+    form = [part("name", "a"), part("picture", "x" * 100_000, "x.png")]
+    async with FastStateClient(wrapped((Shelf, GLOBAL))) as client:
+
+        async def send(boundary: str, parts: list[str]) -> tuple[int, bytes]:
+            body = "".join(f"--{boundary}\r\n{one}" for one in parts) + f"--{boundary}--\r\n"
+            headers = {"content-type": f"multipart/form-data; boundary={boundary}", "idempotency-key": "click"}
+            page = await client.request("POST", f"{EVENTS}/Shelf/put", headers=headers, body=body.encode())
+            return page.status, page.body
+
+        assert [await send(f"---{one}", form) for one in ("a", "bb", "ccc")] == [(200, ANSWER_OF_SHELF)] * 3
+        others = [
+            [part("name", "b"), form[1]],
+            [form[0], part("picture", "x" * 100_000, "y.png")],
+            [form[0], part("picture", "y" * 100_000, "x.png")],
+            [*form, part("name", "a")],
+            form[::-1],
+        ]
+        assert [(await send("a", other))[0] for other in others] == [422] * len(others)
+
+
+ANSWER_OF_SHELF = b'event: datastar-patch-signals\ndata: signals {"count":1}\n\n'
 
 
 async def test_another_record_under_the_same_key_is_refused() -> None:
