@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.exceptions import HTTPException
 
@@ -23,6 +23,9 @@ from .turns import Prepared, Turn
 from .updates import Update
 from .workers import as_exception
 
+if TYPE_CHECKING:
+    from .repeats import Claim
+
 logger = logging.getLogger("faststate.events")
 
 MAX_ANSWER_BYTES = 16 * 1024
@@ -33,7 +36,7 @@ class Call(Protocol):
     """One event to run, bound and checked as far as that needs no state; ``event_request.py`` implements it.
 
     ``names`` are those under which the answer is remembered, empty for none; ``owner`` is whose answers they are.
-    ``typed`` numbers the requests of a tab for one field.
+    ``typed`` numbers the requests of a tab for one field. ``claim`` keeps repetitions out that its turn does not.
     """
 
     plan: StatePlan
@@ -43,6 +46,7 @@ class Call(Protocol):
     digest: bytes
     owner: str
     typed: Typed | None
+    claim: Claim | None
     is_direct: bool
     """Whether nothing has to be waited for between the turn and the handler."""
     is_alone: bool
@@ -146,6 +150,12 @@ class Running:
     def left_s(self) -> float:
         """Return how long its handler may still run."""
         return self.started_at + self.call.spec.options.timeout_s - time.monotonic()
+
+    def wait(self) -> asyncio.Future[Answer]:
+        """Return a future of its answer."""
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.waiters.append(waiter)
+        return waiter
 
     def go_on(self, suspended: Suspended) -> asyncio.Future[Any]:
         """Let a handler go on in a task of its own, and return the future of what it returns."""

@@ -61,6 +61,7 @@ from .turns import Entry
 
 if TYPE_CHECKING:
     from .engine import FastState
+    from .repeats import Claim
 
 logger = logging.getLogger("faststate")
 
@@ -104,6 +105,8 @@ class RequestContext:
     made_session_id: str | None = None
     """The id of the session if there is one by now; none is made."""
     path_params: dict[str, Any] | None = None
+    claim: Claim | None = None
+    """That on the event, for a login or logout in it."""
     refused: RequestError | None = None
 
     def __init__(self, engine: FastState, scope: Any, kind: Literal["page", "event", "stream"] = "page") -> None:
@@ -364,6 +367,7 @@ class RequestContext:
         if user_id is None:
             raise ValueError("login() needs a user id, not None; logout() ends a login")
         identity = Identity(user_id, frozenset(_names(permissions)), frozenset(_names(roles)))
+        await self._keep_repetitions_out()
         is_other_user = self._login is not None and self._login.user_id != identity.user_id
         mark = mark_of(checked_id(identity.user_id, "user id"))
         logouts = (await self.engine.records.get_records((logouts_of(mark),)))[0]
@@ -395,6 +399,7 @@ class RequestContext:
         """
         await self.resolve()
         self._refuse_if_started("logout")
+        await self._keep_repetitions_out()
         if everywhere and self._identity is not None:
             await self.engine.logout_user(self._identity.user_id)
         ticket, session_id = self._ticket, self.made_session_id
@@ -408,6 +413,14 @@ class RequestContext:
             await self.engine.end_streams(Ended(session=ticket.session_id))
         if other is not None:  # found by other means than our cookie, which the streams may not carry
             await self.engine.end_streams(Ended(user_id=other.user_id))
+
+    async def _keep_repetitions_out(self) -> None:
+        """Let a repetition of the event wait at other processes, as the cookie that it brings is about to be worthless."""
+        claim = self.claim
+        if claim is not None and not claim.is_held:
+            await claim.take()
+            if self.is_started:  # the event's time was over meanwhile
+                await claim.give_back()
 
     def _refuse_if_started(self, what: str) -> None:
         if self.is_started:

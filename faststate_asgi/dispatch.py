@@ -7,13 +7,14 @@ session, rights, rate and size, all before the body is read.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import frames
 from .context import RequestContext
 from .current import current_context
-from .errors import AuthorizationError, OverloadedError
-from .event_request import NO_STORE, EventRequest, Route
+from .errors import AuthenticationError, AuthorizationError, OverloadedError, RateLimitedError, RequestError
+from .event_request import NO_STORE, NOTHING, EventRequest, Route
 from .generators import StreamedCall
 from .incoming import Incoming, Receive, read_incoming
 from .origins import check_origin
@@ -64,7 +65,11 @@ async def handle_event(
             later = context.resolve_now()
             if later is not None:
                 await later
-            request.pass_gates()
+            try:
+                request.pass_gates()
+            except RateLimitedError:
+                if not await runtime.is_known(request):
+                    raise
             incoming = read_incoming(
                 receive, headers, method, scope.get("query_string", b""), settings.max_body, settings.max_file
             )
@@ -75,7 +80,11 @@ async def handle_event(
             outcome = runtime.run(request)
             answer = outcome if isinstance(outcome, Answer) else await outcome
         except Exception as exc:
-            answer = await _remembered_of_old_cookie(engine, request) or request.failed(exc)
+            first = await _refused(request, receive, exc)
+            if isinstance(first, StreamedCall):
+                await _send_stream(request, first, receive, send)
+                return
+            answer = first
         if request.raw is not None and answer.body is None:
             await request.send_raw(receive, send)
             return
@@ -93,12 +102,42 @@ async def handle_event(
             await request.incoming.aclose()
 
 
-async def _remembered_of_old_cookie(engine: FastState, request: EventRequest) -> Answer | None:
-    """Return the first answer of a click that logged out: its repetition is refused, because the cookie is worthless."""
-    presented_id = request.context.presented_id
-    if presented_id is None or request.idempotency_key is None or not request.context.is_presented_revoked:
+async def _refused(request: EventRequest, receive: Receive, exc: Exception) -> Answer | StreamedCall:
+    """Return the answer of a request that may not run."""
+    try:
+        if isinstance(exc, (AuthenticationError, AuthorizationError)):
+            first = await _first_of_old_cookie(request, receive)
+            if first is not None:
+                return first
+    except Exception as another:
+        return request.failed(another)
+    return request.failed(exc)
+
+
+async def _first_of_old_cookie(request: EventRequest, receive: Receive) -> Answer | StreamedCall | None:
+    """Return what a click is answered that logs out: its repetition is refused, because the cookie is worthless."""
+    engine, context = request.engine, request.context
+    if context.presented_id is None or request.idempotency_key is None or not context.is_presented_revoked:
         return None
-    return await engine.records.recall((f"{presented_id}{request.route.tail}{request.idempotency_key}",))
+    request.names = (f"{context.presented_id}{request.route.tail}{request.idempotency_key}",)
+    request.typed = None  # which of the tab's requests is newest tells nothing here
+
+    async def read() -> None:
+        if request.incoming is NOTHING:
+            settings, scope = engine.settings, request.scope
+            incoming = read_incoming(
+                receive,
+                context.headers,
+                scope["method"],
+                scope.get("query_string", b""),
+                settings.max_body,
+                settings.max_file,
+            )
+            incoming = incoming if isinstance(incoming, Incoming) else await incoming
+            with suppress(RequestError):  # its digest is all that is asked for
+                request.take(incoming)
+
+    return await engine.runtime.first_of(request, read)
 
 
 def messages_of(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -32,6 +32,7 @@ from .limits import RateLimiter, parse_rate
 from .messages import Ended
 from .metrics import exposition
 from .registry import StatePlan, StateRegistry, state_registry
+from .repeats import Claim
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
@@ -553,6 +554,10 @@ class FastState:
             self._limiter.take(own, caller, spec.path)
         if plan.rate is not None:
             self._limiter.take(plan.rate, caller, plan.name)
+
+    def new_claim(self, name: str) -> Claim:
+        """Return a claim on the request whose answer has this name; it is not taken yet."""
+        return Claim(self.runtime.turns, self.backends.records, name)
 
     def database_session(self, *, is_async: bool) -> DatabaseSession:
         """Return a database session that commits with the event.

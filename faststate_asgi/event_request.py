@@ -21,6 +21,7 @@ from .incoming import Incoming, Receive
 from .keys import StateKey
 from .parameters import Injected, Source
 from .registry import StatePlan
+from .repeats import Claim
 from .responses import (
     PROBLEM_HEADERS,
     Headers,
@@ -44,7 +45,7 @@ MAX_KEY_CHARS = 64
 NO_STORE = (b"cache-control", b"no-store")
 _NOTHING_NEW: Headers = (NO_STORE,)
 _NO_LIVE: frozenset[str] = frozenset()
-_NOTHING = Incoming()
+NOTHING = Incoming()
 
 
 class Route:
@@ -84,7 +85,8 @@ class EventRequest:
     # What most requests do not have is a default of the class.
     live = _NO_LIVE
     typed: Typed | None = None
-    incoming = _NOTHING
+    claim: Claim | None = None
+    incoming = NOTHING
     names: tuple[str, ...] = ()
     joined: tuple[tuple[StatePlan, StateKey], ...] = ()
     optional: frozenset[StateKey] = frozenset()
@@ -130,8 +132,6 @@ class EventRequest:
             check_guard(self.spec.options.guard, context.identity)
         session_id = context.made_session_id
         self.key = context.key_of(self.plan)
-        if route.is_limited:
-            self.engine.limit_rate(self.plan, self.spec, session_id or context.client_address)
         self.owner = context.made_session_id or ""
         if idempotency_key is not None:
             if session_id is not None and context.presented_id in (session_id, None):
@@ -141,6 +141,11 @@ class EventRequest:
                 self.names = (route.tail + idempotency_key,)
             else:
                 self.names = self._names(route.tail + idempotency_key)
+                if session_id is None and context.made_session_id is not None and self.engine.records_here is None:
+                    # The same click at another process makes a session of its own there.
+                    self.claim, self.is_alone = self.engine.new_claim(self.names[-1]), True
+        if route.is_limited:
+            self.engine.limit_rate(self.plan, self.spec, session_id or context.client_address)
 
     def _names(self, tail: str) -> tuple[str, ...]:
         """Return under which names the answer is remembered if the session is not the presented one.
@@ -164,8 +169,8 @@ class EventRequest:
         if self.path_params:
             incoming.path = self.path_params
             incoming.digest += repr(sorted(self.path_params.items())).encode()
-        self.arguments = binder.bind(incoming)
         self.digest = incoming.digest
+        self.arguments = binder.bind(incoming)
         if binder.joins:
             self._join(binder.joins)
 
@@ -275,6 +280,7 @@ class EventRequest:
             case Source.IDENTITY:
                 return self.context.identity
             case Source.CONTEXT:
+                self._lend_claim()
                 return self.context
             case Source.SIGNALS:
                 return Signals(self.incoming.signals)
@@ -288,6 +294,7 @@ class EventRequest:
     def _request(self) -> Request:
         """Return the request; what was read of its body can be read again, but for uploads only as a form."""
         body = self.incoming.body
+        self._lend_claim()
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -296,6 +303,13 @@ class EventRequest:
         if self.incoming.form is not None:
             request._form = self.incoming.form  # pyright: ignore[reportPrivateUsage]  # parsed already
         return request
+
+    def _lend_claim(self) -> None:
+        """Let the handler's login or logout take the claim on this request."""
+        if self.names and self.engine.records_here is None:
+            if self.claim is None:
+                self.claim = self.engine.new_claim(self.names[-1])
+            self.context.claim = self.claim
 
     def committed(self, updates: Sequence[Update]) -> None:
         """Remember that this tab got values which its stream did not bring."""

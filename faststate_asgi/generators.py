@@ -15,7 +15,7 @@ from .calls import Call, is_cancelled, recalled, remembered, reused
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
-from .repeats import RUNNING, answer_of_other, running_note
+from .repeats import RUNNING, answer_of_other, claimed, running_note
 from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
@@ -132,17 +132,32 @@ class Generators:
         Raises:
             ArgumentError: another request under the same idempotency key.
         """
+        known = self.first(call)
+        if known is not None:
+            return known
+        streamed = StreamedCall(call.digest)
+        for name in call.names:
+            self._streamed[name] = streamed
+        self._own(self._run_generator(call, streamed), GENERATOR + call.spec.path)
+        return streamed
+
+    def is_running(self, call: Call) -> bool:
+        """Whether a request of the same click runs here."""
+        return any(name in self._streamed for name in call.names)
+
+    def first(self, call: Call) -> StreamedCall | None:
+        """Return the call of the same request that runs already.
+
+        Raises:
+            ArgumentError: another request under the same idempotency key.
+        """
         for name in call.names:
             known = self._streamed.get(name)
             if known is not None:
                 if known.digest != call.digest:
                     raise reused()
                 return known
-        streamed = StreamedCall(call.digest)
-        for name in call.names:
-            self._streamed[name] = streamed
-        self._own(self._run_generator(call, streamed), GENERATOR + call.spec.path)
-        return streamed
+        return None
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:
         for name in call.names:
@@ -153,6 +168,10 @@ class Generators:
         segments: _Segments | None = None
         has_run = False
         try:
+            known = await claimed(call)
+            if known is not None:
+                streamed.failure = await self._settled(call, known)
+                return
             while segments is None or not segments.is_done:
                 if segments is not None and streamed.is_abandoned and call.spec.options.on_disconnect == "stop":
                     break
@@ -160,11 +179,9 @@ class Generators:
                 try:
                     if segments is None:
                         known = await recalled(self._answers, call)
-                        if known is not None and known.status == RUNNING:
-                            await turn.release()
-                            known = await answer_of_other(self._answers, call, known)
                         if known is not None:
-                            streamed.failure = known
+                            await turn.release()
+                            streamed.failure = await self._settled(call, known)
                             return
                         state, arguments = await call.prepare(turn)
                         states = {key: entry.state for key, entry in turn.entries.items()}
@@ -175,6 +192,8 @@ class Generators:
                         turn.session = segments.session
                         self._reload(turn, call, segments.states)
                     await self._run_segment(call, turn, segments, streamed)
+                    if call.claim is not None:
+                        await call.claim.give_back()  # the note of this step keeps others out from now on
                 finally:
                     await turn.release()
         except (Exception, *ENDS_OF_PROGRAMS) as exc:
@@ -185,6 +204,12 @@ class Generators:
                 if segments.session is not None:
                     await segments.session.end()
             await self._end_stream(call, streamed, has_run=has_run)
+            if call.claim is not None:
+                await call.claim.give_back()
+
+    async def _settled(self, call: Call, known: Answer) -> Answer:
+        """Return the answer that was found, or that of the other process whose note it is."""
+        return known if known.status != RUNNING else await answer_of_other(self._answers, call, known)
 
     def _fail_stream(self, call: Call, streamed: StreamedCall, exc: BaseException) -> None:
         """Answer with the failure if nothing was sent yet, else tell the page in the stream."""

@@ -285,37 +285,71 @@ def _query_signals(query: str) -> Json:
 
 
 class _LimitedParser(MultiPartParser):
-    """Starlette's parser with a bound on each file, and on all that is no file together."""
+    """Starlette's parser with a bound on each file, and on all that is no file together.
+
+    ``digest`` is of the parts as they are, without the boundary between them: ``fetch`` makes a new one each time that it
+    sends the same form. ``is_whole`` tells whether the last boundary has come.
+    """
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_file: int, max_body: int) -> None:
         super().__init__(headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=max_body)
         self._max_file_bytes = max_file
         self._max_body_bytes = max_body
-        self._part_bytes = self._text_bytes = 0
+        self._file_bytes = self._text_bytes = 0
+        self._part_digest = blake2b(digest_size=16)
+        self.digest = blake2b(digest_size=16)
+        self.is_whole = False
 
     def on_part_begin(self) -> None:
-        self._part_bytes = 0
+        self._file_bytes = 0
+        self._part_digest = blake2b(digest_size=16)
         super().on_part_begin()
 
+    def on_header_end(self) -> None:
+        name, value = self._current_partial_header_name, self._current_partial_header_value
+        self._part_digest.update(b"%d:%d:" % (len(name), len(value)) + name + value)
+        super().on_header_end()
+
+    def on_headers_finished(self) -> None:
+        self._part_digest.update(b"\n")
+        super().on_headers_finished()
+
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._part_bytes += end - start
-        if self._part_bytes > self._max_file_bytes:
-            raise BodyTooLargeError(f"A file is larger than {self._max_file_bytes} bytes")
         if self._current_part.file is None:
             self._text_bytes += end - start
             if self._text_bytes > self._max_body_bytes:
                 raise BodyTooLargeError(f"The form is larger than {self._max_body_bytes} bytes")
+        else:
+            self._file_bytes += end - start
+            if self._file_bytes > self._max_file_bytes:
+                raise BodyTooLargeError(f"A file is larger than {self._max_file_bytes} bytes")
+        self._part_digest.update(memoryview(data)[start:end])
         super().on_part_data(data, start, end)
+
+    def on_part_end(self) -> None:
+        self.digest.update(self._part_digest.digest())
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        self.is_whole = True
+        super().on_end()
+
+    def close(self) -> None:
+        """Close all files, also one whose end has not come."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 async def _read_multipart(
     incoming: Incoming, receive: Receive, headers: Mapping[bytes, bytes], max_body: int, max_file: int
 ) -> None:
     """Read a multipart form; files go to temporary files, their names are never used as paths."""
-    digest = blake2b(incoming.query.encode("latin-1") + b"\n", digest_size=16)
+    size = 0
 
+    # It does not refer to its parser: what ends early would wait for the garbage collector.
     async def stream() -> AsyncGenerator[bytes, None]:
-        size, deadline = 0, asyncio.get_running_loop().time() + BODY_WAIT_S
+        nonlocal size
+        deadline = asyncio.get_running_loop().time() + BODY_WAIT_S
         while True:
             message = await _in_time(receive(), deadline)
             if message["type"] == "http.disconnect":
@@ -325,13 +359,13 @@ async def _read_multipart(
             deadline += len(chunk) / SLOWEST_BYTES_PER_S
             if size > max_body + MAX_FILES * max_file:
                 raise BodyTooLargeError("The request is too large")
-            digest.update(chunk)
             yield chunk
             if not message.get("more_body"):
                 return
 
+    parser = _LimitedParser(Headers(raw=list(headers.items())), stream(), max_file, max_body)
     try:
-        incoming.form = await _LimitedParser(Headers(raw=list(headers.items())), stream(), max_file, max_body).parse()
+        incoming.form = await parser.parse()
     except MultiPartException as exc:
         too_large = "exceeded" in exc.message.lower()
         raise (BodyTooLargeError if too_large else BadRequestError)(exc.message) from None
@@ -339,10 +373,13 @@ async def _read_multipart(
         if isinstance(exc, BodyTooLargeError | BadRequestError):
             raise
         raise BadRequestError("The form cannot be read") from None
+    if size and not parser.is_whole:
+        parser.close()
+        raise BadRequestError("The form ends before its closing boundary; please send it again")
     for _, value in incoming.form.multi_items():
         if isinstance(value, UploadFile) and value.filename:
             value.filename = base_name(value.filename)
-    incoming.digest = digest.digest()
+    incoming.digest = data_digest(incoming.query.encode("latin-1"), parser.digest.digest())
 
 
 def base_name(filename: str) -> str:

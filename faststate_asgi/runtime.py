@@ -44,6 +44,7 @@ from .keys import StateKey
 from .mailboxes import busy
 from .nested import taking_part, turn_of
 from .registry import StatePlan
+from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
@@ -127,9 +128,7 @@ class Runtime:
         """
         first = self._first(call) if self._running else None
         if first is not None:
-            waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            first.waiters.append(waiter)
-            return waiter
+            return first.wait()
         if current_turn.get() is not None:
             self.turns.refuse_nested(call.wanted)
         if call.is_alone:
@@ -164,6 +163,42 @@ class Runtime:
                 return first
         return None
 
+    def _is_running(self, call: Call) -> bool:
+        """Whether a request of the same click runs here."""
+        return any(name in self._running for name in call.names) or self._generators.is_running(call)
+
+    async def is_known(self, call: Call) -> bool:
+        """Whether a call needs not run: a request of the same click runs here, or its answer is remembered."""
+        if not call.names:
+            return False
+        return self._is_running(call) or bool(await self._answers.recall_all(call.names))
+
+    async def first_of(self, call: Call, read: Callable[[], Awaitable[None]]) -> Answer | StreamedCall | None:
+        """Return what the first request of a click is answered, for a repetition that may not run; None if there was none.
+
+        Args:
+            call: the repetition.
+            read: reads its data, which tell whether it is the same request; called if there is something to compare.
+
+        Raises:
+            ArgumentError: another request under the same idempotency key.
+        """
+        if not self._is_running(call):
+            if self._answers.is_shared:  # it may run at another process
+                claim = Claim(self.turns, self._answers, call.names[-1])
+                known = await claim.take(call.spec.options.timeout_s + PATIENCE_S, call.names)
+                await claim.give_back()
+            else:
+                known = await self._answers.recall_all(call.names)
+            if not known:
+                return None
+        await read()
+        streamed = self._generators.first(call)
+        if streamed is not None:
+            return streamed
+        first = self._first(call)
+        return await (answer_of_first(self._answers, call) if first is None else first.wait())
+
     def _begun(self, call: Call) -> Running:
         """Return a call that others of the same request can wait for."""
         running = Running(call, asyncio.get_running_loop().create_future())
@@ -183,6 +218,9 @@ class Runtime:
     def _settle(self, running: Running, answer: Answer) -> None:
         """Give the answer to everybody who waits, once."""
         self._forget(running)
+        claim = running.call.claim
+        if claim is not None and claim.is_held:
+            self._own(claim.give_back())
         for waiter in running.waiters:
             if not waiter.done():
                 waiter.set_result(answer)
@@ -388,6 +426,10 @@ class Runtime:
         """Run a call in turns of its own, and settle it."""
         call = running.call
         try:
+            answer = await claimed(call)
+            if answer is not None:
+                self._settle(running, answer)
+                return
             turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
         except Exception as exc:
             self._settle(running, call.failed(exc))
@@ -395,7 +437,7 @@ class Runtime:
         token = current_turn.set(turn)
         running.begin()
         try:
-            answer = await recalled(self._answers, call)
+            answer = None if call.claim is not None else await recalled(self._answers, call)
             if answer is None:
                 answer = await self._run_in(turn, running)
         except Exception as exc:

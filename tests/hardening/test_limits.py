@@ -207,6 +207,39 @@ async def test_bombs_are_refused_and_leave_nothing() -> None:
         assert len(asyncio.all_tasks()) == tasks
 
 
+FIELD = b'--x\r\nContent-Disposition: form-data; name="amount"\r\n\r\n'
+FILE = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+END = b"\r\n--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "total"),
+    [
+        (FIELD + b"5" + END, 200, 5),
+        (FIELD + b"5", 400, 0),
+        (FIELD + b"5\r\n", 400, 0),
+        (FIELD + b"5\r\n--x", 400, 0),
+        (FIELD + b"5\r\n" + FILE + b"x" * 100_000 + b"\r\n--x", 400, 0),
+        (b"--x--\r\n", 200, 1),
+        (b"", 200, 1),
+        (FIELD.replace(b"amount", b"text") + b"x" * (MIB - 1) + END, 200, 1),
+        (FILE + b"x" * (MIB // 2 + 1) + END, 413, 0),
+    ],
+)
+async def test_a_form_is_taken_whole_or_refused(body: bytes, status: int, total: int) -> None:
+    """What is cut off on its way would do something that nobody asked for."""
+    app = site(max_file=MIB // 2)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async with FastStateClient(app):
+        found, _, answer = await drive(app, receive, **{"content-type": "multipart/form-data; boundary=x"})
+        assert found == status
+        assert status == 200 or in_words(answer, status)
+        assert (await app.faststate.get(Tally)).total == total
+
+
 async def test_a_declared_length_is_believed_before_the_body_is_read() -> None:
     """The server would first read gigabytes and then refuse them."""
     app = site()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from faststate_asgi import (
@@ -174,6 +175,52 @@ async def test_a_login_that_is_repeated_with_the_old_cookie_runs_once() -> None:
     assert RAN == [2]
 
 
+class Leaving(ReactiveState):
+    """Has events that make the cookie of their repetition worthless."""
+
+    count: int = 0
+
+    @event
+    async def enter(self, context: RequestContext) -> None:
+        await context.login("ada")
+
+    @event(requires_auth=True)
+    async def leave(self, context: RequestContext, by: int = 1) -> str:
+        RAN.append(by)
+        await context.logout()
+        await asyncio.sleep(0.01)
+        return "gone"
+
+    @event(requires_auth=True)
+    async def leave_in_steps(self, context: RequestContext, by: int = 1) -> AsyncIterator[str]:
+        RAN.append(by)
+        await context.logout()
+        await asyncio.sleep(0.01)
+        yield "going"
+        await asyncio.sleep(0.01)
+        yield "gone"
+
+
+@pytest.mark.parametrize("name", ["leave", "leave_in_steps"])
+async def test_a_logout_that_is_repeated_while_it_runs_or_later_runs_once(name: str) -> None:
+    async with FastStateClient(wrapped(Leaving)) as client:
+        await client.call("Leaving/enter")
+        browsers = [with_session(client) for _ in range(5)]
+
+        async def again(browser: FastStateClient, by: int, pause_s: float) -> tuple[int, str]:
+            await asyncio.sleep(pause_s)
+            answer = await browser.call(f"Leaving/{name}", {"by": by}, key="click", datastar=False)
+            return answer.status, answer.text
+
+        requests = [(browsers[0], 1, 0.0), (browsers[1], 1, 0.005), (browsers[2], 2, 0.005)]
+        first, second, other = await asyncio.gather(*(again(*request) for request in requests))
+        assert first == second == await again(browsers[3], 1, 0)
+        assert first[0] == 200
+        assert "gone" in first[1]
+        assert other[0] == (await again(browsers[4], 2, 0))[0] == 422, "another request under the same key"
+    assert RAN == [1]
+
+
 @pytest.mark.parametrize("name", ["thread", "later", "steps", "async_steps"])
 async def test_another_body_under_the_same_key_is_refused(name: str) -> None:
     """Who reuses the key of a harmless click would hide another one behind its answer."""
@@ -188,6 +235,43 @@ async def test_another_body_under_the_same_key_is_refused(name: str) -> None:
         )
         assert sorted(answer.error is not None for answer in together) == [False, True]
     assert len(RAN) == 2
+
+
+async def test_a_form_that_is_sent_again_with_another_boundary_is_the_same_request() -> None:
+    class Shelf(ReactiveState):
+        """Counts what was uploaded."""
+
+        count: int = 0
+
+        @event
+        def put(self, name: str, picture: UploadFile) -> None:
+            self.count += 1
+
+    def part(name: str, content: str, filename: str = "") -> str:
+        file = f'; filename="{filename}"' if filename else ""
+        return f'Content-Disposition: form-data; name="{name}"{file}\r\n\r\n{content}\r\n'
+
+    form = [part("name", "a"), part("picture", "x" * 100_000, "x.png")]
+    async with FastStateClient(wrapped((Shelf, GLOBAL))) as client:
+
+        async def send(boundary: str, parts: list[str]) -> tuple[int, bytes]:
+            body = "".join(f"--{boundary}\r\n{one}" for one in parts) + f"--{boundary}--\r\n"
+            headers = {"content-type": f"multipart/form-data; boundary={boundary}", "idempotency-key": "click"}
+            page = await client.request("POST", f"{EVENTS}/Shelf/put", headers=headers, body=body.encode())
+            return page.status, page.body
+
+        assert [await send(f"---{one}", form) for one in ("a", "bb", "ccc")] == [(200, ANSWER_OF_SHELF)] * 3
+        others = [
+            [part("name", "b"), form[1]],
+            [form[0], part("picture", "x" * 100_000, "y.png")],
+            [form[0], part("picture", "y" * 100_000, "x.png")],
+            [*form, part("name", "a")],
+            form[::-1],
+        ]
+        assert [(await send("a", other))[0] for other in others] == [422] * len(others)
+
+
+ANSWER_OF_SHELF = b'event: datastar-patch-signals\ndata: signals {"count":1}\n\n'
 
 
 async def test_another_record_under_the_same_key_is_refused() -> None:
@@ -390,3 +474,38 @@ async def test_requests_without_a_cookie_share_one_rate() -> None:
     async with FastStateClient(wrapped((Limited, StateConfig(scope=StateScope.SESSION)))) as client:
         statuses = [(await client.another().call("Limited/add", datastar=False)).status for _ in range(4)]
     assert statuses == [200, 200, 429, 429]
+
+
+async def test_a_repetition_of_a_limited_event_gets_the_first_answer() -> None:
+    class Rare(ReactiveState):
+        """One call in a minute."""
+
+        count: int = 0
+
+        @event(rate_limit="1/m")
+        async def add(self, by: int = 1) -> None:
+            await asyncio.sleep(0.01)
+            self.count += by
+
+        @event(rate_limit="1/m")
+        async def steps(self, by: int = 1) -> AsyncIterator[None]:
+            self.count += by
+            yield
+
+        @event(rate_limit="1/m")
+        async def refuse(self, by: int = 1) -> None:
+            raise AuthorizationError("Wrong")
+
+    async with FastStateClient(wrapped((Rare, GLOBAL))) as client:
+        for name in ("add", "steps"):
+            together = await asyncio.gather(*(client.call(f"Rare/{name}", key="click") for _ in range(3)))
+            late = await client.call(f"Rare/{name}", key="click")
+            assert len({answer.text for answer in (*together, late)}) == 1
+            assert late.error is None
+            assert [
+                (await client.call(f"Rare/{name}", {"by": by}, key=key, datastar=False)).status
+                for by, key in [(2, "click"), (1, "other"), (1, None)]
+            ] == [422, 429, 429]
+        # What is not remembered is no repetition: who tries passwords under one key is limited all the same.
+        tries = [await client.call("Rare/refuse", {"by": by}, key="click", datastar=False) for by in range(3)]
+        assert [answer.status for answer in tries] == [403, 429, 429]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.responses import HTMLResponse
 
-from faststate_asgi import Live, ReactiveState, StateConfig, StateScope, event
+from faststate_asgi import Live, ReactiveState, RequestContext, StateConfig, StateScope, Writable, event
 from faststate_asgi.testing import FastStateClient, Faults
+from faststate_asgi.testing.client import Answer
 from tests.apps.shared_clients import STORES, store_of
 from tests.hardening.wrapping import wrapped
 
@@ -39,6 +40,58 @@ class Counter(ReactiveState):
             await asyncio.sleep(wait_s)
 
 
+class Visit(ReactiveState):
+    """What each visitor has; handlers count outside of it how often they ran."""
+
+    count: int = 0
+
+    @event
+    async def bump(self, wait_s: float = 0) -> None:
+        """Add one, in a while."""
+        RAN.append("bump")
+        await asyncio.sleep(wait_s)
+        self.count += 1
+
+    @event
+    async def both(self, wait_s: float = 0, *, counter: Writable[Counter]) -> None:
+        """Add one to what everybody counts, too."""
+        await self.bump(wait_s)
+        counter.count += 1
+
+    @event
+    async def steps(self, wait_s: float = 0) -> AsyncIterator[None]:
+        """Add one at each of two steps."""
+        for _ in range(2):
+            await self.bump(wait_s)
+            yield
+
+    @event
+    async def enter(self, context: RequestContext, wait_s: float = 0) -> None:
+        """Log in."""
+        await context.login("ann")
+        await self.bump(wait_s)
+
+    @event(requires_auth=True)
+    async def leave(self, context: RequestContext, wait_s: float = 0) -> str:
+        """Log out."""
+        await context.logout()
+        await self.bump(wait_s)
+        return "gone"
+
+    @event(requires_auth=True)
+    async def leave_in_steps(self, context: RequestContext, wait_s: float = 0) -> AsyncIterator[str]:
+        """Log out, and say so in two steps."""
+        await context.logout()
+        for text in ("going", "gone"):
+            await self.bump(wait_s)
+            yield text
+
+
+RAN: list[str] = []
+FIRST_CLICKS = ["bump", "both", "steps"]
+CHANGES_OF_COOKIES = ["enter", "leave", "leave_in_steps"]
+
+
 async def page(scope: Any, receive: Any, send: Any) -> None:
     """Answer with a page that watches the counter."""
     await HTMLResponse(str(Live(await Counter.aget(scope))))(scope, receive, send)
@@ -53,7 +106,7 @@ class Pair:
 
     async def start(self) -> FastStateClient:
         """Start one more process."""
-        app = wrapped((Counter, EVERYBODY), app=page, store=self._store, debug=True, resync_interval=0.5)
+        app = wrapped((Counter, EVERYBODY), Visit, app=page, store=self._store, debug=True, resync_interval=0.5)
         self.faults.append(Faults(app))
         return await self._stack.enter_async_context(FastStateClient(app))
 
@@ -199,3 +252,57 @@ async def test_a_generator_that_is_repeated_at_another_process_runs_once(process
     assert (await first).signals == {"count": 41}
     assert again.signals == {"count": 41}
     assert (await there.call(Counter.bump)).signals == {"count": 42}
+
+
+async def repeated(name: str, clients: list[FastStateClient], body: dict[str, float], pause_s: float) -> list[Answer]:
+    """Send one click from each client, and return the answers."""
+    RAN.clear()
+    requests: list[asyncio.Task[Answer]] = []
+    for client in clients:
+        requests.append(asyncio.create_task(client.call(f"Visit/{name}", body, key="click", datastar=False)))
+        await asyncio.sleep(pause_s)
+    return await asyncio.gather(*requests)
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.15])
+@pytest.mark.parametrize("name", FIRST_CLICKS)
+async def test_a_first_click_that_reaches_two_processes_runs_once_and_makes_one_session(
+    processes: Pair, name: str, pause_s: float
+) -> None:
+    here, there = await processes.start(), await processes.start()
+    answers = await repeated(name, [here, there, here.another()], {"wait_s": 0.3}, pause_s)
+    assert len(RAN) == (2 if name == "steps" else 1)
+    assert len({(answer.status, answer.text, answer.headers["set-cookie"]) for answer in answers}) == 1
+    assert (await there.call("Visit/bump")).signals == {"count": 3 if name == "steps" else 2}
+
+
+@pytest.mark.parametrize("name", CHANGES_OF_COOKIES)
+async def test_a_login_or_logout_that_is_repeated_with_the_old_cookie_while_it_runs_runs_once(
+    processes: Pair, name: str
+) -> None:
+    here, there = await processes.start(), await processes.start()
+    await here.call("Visit/bump")
+    if name != "enter":
+        await here.call("Visit/enter")
+    cookies = dict(here.cookies)
+    browsers, late = [here, there, here.another()], [here.another(), there.another()]
+    for browser in (*browsers, *late):
+        browser.cookies = dict(cookies)
+    answers = await repeated(name, browsers, {"wait_s": 0.3}, 0.15)
+    ran = list(RAN)
+    answers += await repeated(name, late, {"wait_s": 0.3}, 0)
+    assert (ran, RAN) == (["bump"] * (2 if name == "leave_in_steps" else 1), [])
+    assert len({(answer.status, answer.text) for answer in answers}) == 1
+    assert answers[0].status == 200
+    there.cookies = cookies
+    assert [answer.status for answer in await repeated(name, [there], {"wait_s": 0.2}, 0)] == [422]
+
+
+async def test_a_process_that_dies_at_a_first_click_holds_its_repetition_up_for_one_lease_only(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/shared.db"
+    dead, alive = (wrapped(Visit, store=url, debug=True, lease=0.5) for _ in range(2))
+    async with dead.faststate, FastStateClient(alive) as client:
+        dead.faststate.runtime.turns.hold = lambda lease, store: None  # type: ignore[method-assign]  # nobody renews it
+        await dead.faststate.new_claim(":Visit/bump:click").take()
+        async with asyncio.timeout(5):
+            assert (await client.call("Visit/bump", key="click")).signals == {"count": 1}
