@@ -479,7 +479,7 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
     problems = [
         (
             config.ttl is not None and not 0 < config.ttl <= MAX_TTL_S,
-            "ttl must be greater than 0 seconds and at most 100 years; None keeps the state for ever",
+            "ttl must be greater than 0 seconds and at most 100 years; None lets it stay",
         ),
         (
             config.persistence_backend is not None and config.persistence_backend not in BACKENDS,
