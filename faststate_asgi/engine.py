@@ -162,6 +162,11 @@ class FastState:
             if self._loop is not loop:
                 await self._open(loop)
 
+    async def ensure_serving(self) -> None:
+        """Start what a request needs; a server that sends no lifespan stops by its signal alone."""
+        await self.ensure_open()
+        self.chain_signals()
+
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             await self._leave(self._loop)
@@ -271,29 +276,30 @@ class FastState:
 
         A server waits for its open responses before it sends the lifespan's shutdown, so streams must end earlier.
         The previous handler is called as well. Only the main thread can do this; elsewhere streams end by their age.
+        Called again, it does nothing.
         """
-        if threading.current_thread() is not threading.main_thread() or self._previous_handlers:
+        if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             previous = signal.getsignal(number)
-            if callable(previous):
+            if callable(previous) and number not in self._previous_handlers:
                 self._previous_handlers[number] = previous
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.begin_drain)
         previous = self._previous_handlers.get(number)
         if callable(previous):
             previous(number, frame)
 
     def restore_signals(self) -> None:
-        """Put the previous signal handlers back where ours are still in place."""
+        """Put the previous signal handlers back where ours are still in place; elsewhere ours go on calling them."""
         if threading.current_thread() is threading.main_thread():
-            for number, previous in self._previous_handlers.items():
+            for number, previous in list(self._previous_handlers.items()):
                 if signal.getsignal(number) == self._on_signal:
                     signal.signal(number, previous)
-        self._previous_handlers.clear()
+                    del self._previous_handlers[number]
 
     async def _tick_for_ever(self) -> None:
         """Heartbeats, ages and expiry; supervised: an error is logged and the loop goes on."""

@@ -82,7 +82,7 @@ class FastStateMiddleware:
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
         engine = self.faststate
         if not engine.is_open_here():
-            await engine.ensure_open()
+            await engine.ensure_serving()
         if self._is_serving:
             path = route_path(scope) if scope.get("root_path") else scope["path"]
             if path.startswith(self._mount_path) and path[len(self._mount_path) :][:1] == "/":
@@ -127,7 +127,7 @@ class FastStateMiddleware:
         await respond(send, status, headers, problem_body(problem))
 
     async def _websocket(self, scope: Any, receive: Receive, send: Send) -> None:
-        await self.faststate.ensure_open()
+        await self.faststate.ensure_serving()
         context = scope["faststate"] = RequestContext(self.faststate, scope, "stream")
         token = current_context.set(context)
         try:

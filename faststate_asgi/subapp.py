@@ -105,6 +105,7 @@ class SubApp:
         if scope["method"] == "HEAD":
             await respond(send, 200, SSE_HEADERS)
             return
+        self.engine.chain_signals()  # the app may have opened the engine itself
         token = current_context.set(context)
         try:
             check_origin(scope, context.headers, settings.trusted_origins, settings.public_origins, is_read=False)
@@ -180,7 +181,7 @@ class _Mounted:
         self._engine = engine
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        await self._engine.ensure_open()
+        await self._engine.ensure_serving()
         path, mount_path = route_path(scope), self._engine.settings.mount_path
         # Starlette's Mount has added the place that the engine adds to every URL itself.
         outer = {**scope, "root_path": scope.get("root_path", "").removesuffix(mount_path)}

@@ -10,9 +10,18 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from faststate_asgi import FastStateMiddleware, ReactiveState, StateConfig, StateRegistry, StateScope, event
+from faststate_asgi import (
+    FastState,
+    FastStateMiddleware,
+    ReactiveState,
+    StateConfig,
+    StateRegistry,
+    StateScope,
+    event,
+    faststate_app,
+)
 from tests.hardening.wrapping import SECRET
 
 
@@ -82,3 +91,17 @@ app = FastStateMiddleware(
     secret_key=SECRET,
     max_streams_per_session=1000,
 )
+
+# As part of another app it gets no lifespan.
+mounted = Starlette(routes=[Mount("/sub", app=app)])
+engine = FastState(registry=registry, secret_key=SECRET, serve=False)
+
+
+@asynccontextmanager
+async def own_lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Open the engine without the middleware."""
+    async with engine:
+        yield
+
+
+by_hand = Starlette(routes=[Mount("/faststate", app=faststate_app(engine))], lifespan=own_lifespan)

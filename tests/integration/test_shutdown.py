@@ -86,6 +86,48 @@ async def test_open_streams_end_cleanly_and_the_process_leaves(
     assert (tmp_path / "stopped").read_text() == "in order"
 
 
+WITHOUT_LIFESPAN = [
+    pytest.param("mounted", "/sub", [], id="mounted"),
+    pytest.param("app", "", ["--lifespan", "off"], id="no-lifespan"),
+    pytest.param("by_hand", "", [], id="by-hand"),
+]
+
+
+@pytest.mark.parametrize(("name", "prefix", "arguments"), WITHOUT_LIFESPAN)
+async def test_streams_of_an_app_that_gets_no_lifespan_end_cleanly_too(
+    serve: Serve, tmp_path: Path, slack: float, name: str, prefix: str, arguments: list[str]
+) -> None:
+    site = serve(
+        f"tests.hardening.counter_site:{name}",
+        *arguments,
+        env={"MARKS": str(tmp_path)},
+        ready_path=f"{prefix}/faststate/health",
+    )
+    request = STREAM.replace("/faststate", f"{prefix}/faststate").format(host=host(site))
+    async with await Connection.open(site, request) as tab:
+        await tab.until(b'"live":"Tally"')
+        site.terminate()
+        assert await left_within(site, 15) < 2 * slack
+        body = await tab.rest()
+    assert body.endswith(b"\r\n0\r\n\r\n")
+    assert b'"connected":false' in body
+
+
+async def test_an_event_of_an_app_that_gets_no_lifespan_is_given_up_too(
+    serve: Serve, tmp_path: Path, slack: float
+) -> None:
+    environment = {"MARKS": str(tmp_path), "SLOW_S": "30", "FASTSTATE_DRAIN_TIMEOUT": "0.5"}
+    site = serve(APP, "--lifespan", "off", env=environment)
+    async with await Connection.open(site, POST.format(host=host(site), name="Tally/add_slowly")) as request:
+        async with asyncio.timeout(10):
+            while not (tmp_path / "running").exists():
+                await asyncio.sleep(0.01)
+        site.terminate()
+        assert await left_within(site, 12) < 2.5 * slack
+        assert b" 503 " in await request.rest()
+    assert not (tmp_path / "finished").exists()
+
+
 async def test_an_event_that_runs_is_finished_first(serve: Serve, tmp_path: Path, slack: float) -> None:
     site = serve(APP, env={"MARKS": str(tmp_path), "SLOW_S": "0.7"})
     async with (

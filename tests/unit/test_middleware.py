@@ -1,6 +1,7 @@
 """Wrapping an app: what passes, where the endpoints are, and who starts and stops what."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -160,6 +161,39 @@ async def test_first_requests_at_the_same_time_start_one_engine() -> None:
         assert (await app.faststate.get(Shop)).sold == 50
     finally:
         await app.faststate.aclose()
+
+
+async def test_engines_that_close_in_any_order_leave_a_signal_to_those_before_them() -> None:
+    """A server that no longer hears its signal does not stop."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        first, second = wrapped((Shop, GLOBAL)), wrapped((Shop, GLOBAL))
+        for app in (first, second):
+            assert (await one_request(app, "/faststate/health"))[0] == 200
+        await first.faststate.aclose()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        assert heard == [signal.SIGTERM]
+        assert second.faststate.runtime.is_draining
+        await second.faststate.aclose()
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_after_the_event_loop_is_gone_goes_to_those_before() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        app = wrapped((Shop, GLOBAL))
+        asyncio.run(one_request(app, "/faststate/health"))
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        app.faststate.restore_signals()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def test_an_app_without_lifespan_is_fine() -> None:
