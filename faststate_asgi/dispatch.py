@@ -17,7 +17,7 @@ from .event_request import NO_STORE, EventRequest, Route
 from .generators import StreamedCall
 from .incoming import Incoming, Receive, read_incoming
 from .origins import check_origin
-from .responses import PROBLEM_HEADERS, Send, describe, problem_body, respond
+from .responses import PROBLEM_HEADERS, WITHOUT_BODY, Send, describe, problem_body, respond
 from .steps import OTHERS_FIRST
 from .stores.base import Answer
 
@@ -108,7 +108,11 @@ def messages_of(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
         body = b""
         if status == 200:
             status, remembered = 204, (NO_STORE, *(item for item in remembered if item[0] == b"set-cookie"))
-    headers = [*remembered] if status == 204 else [*remembered, (b"content-length", b"%d" % len(body))]
+    headers = [*remembered]
+    if status in WITHOUT_BODY:
+        body = b""
+    else:
+        headers.append((b"content-length", b"%d" % len(body)))
     start = {"type": "http.response.start", "status": status, "headers": headers}
     return start, {"type": "http.response.body", "body": body}
 

@@ -24,6 +24,7 @@ from .responses import (
     PROBLEM_HEADERS,
     Headers,
     Send,
+    check_sendable,
     describe,
     error_frame,
     header_items,
@@ -376,7 +377,12 @@ class EventRequest:
         return Answer(self.digest, 200, (*frames.ANSWER_HEADERS, *self._session_headers()), body)
 
     def _raw(self, response: Response) -> Answer:
-        """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered."""
+        """Return a handler's own response as it is; of a file or a stream only the outcome can be remembered.
+
+        Raises:
+            ValueError: no server could send it.
+        """
+        check_sendable(response.status_code, response.raw_headers)
         headers = tuple((name, value) for name, value in response.raw_headers if name != b"content-length")
         headers = (*headers, *self.context.response_headers(headers))
         body = getattr(response, "body", None)

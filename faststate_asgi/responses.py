@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,7 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 
 from . import frames
-from .errors import FastStateError, RequestError
+from .errors import FastStateError, RequestError, shorten
 from .patches import Json
 
 logger = logging.getLogger("faststate.events")
@@ -26,18 +27,29 @@ JSON_HEADERS: Headers = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 PROBLEM_HEADERS: Headers = ((b"content-type", b"application/problem+json"), *JSON_HEADERS[1:])
+WITHOUT_BODY = frozenset({204, 304})
+"""Answers that end with their head (RFC 9110, section 6.4.1): a body would be read as the beginning of the next one."""
+_HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def describe(exc: BaseException, where: str, *, is_debug: bool) -> tuple[dict[str, Json], Mapping[str, str]]:
     """Return what a client may know of an exception, and extra headers; unexpected ones are logged.
 
-    A plain ``HTTPException`` of Starlette or FastAPI was raised on purpose as well.
+    A plain ``HTTPException`` of Starlette or FastAPI was raised on purpose as well. One that no server could send is
+    unexpected.
 
     Args:
         exc: any exception.
         where: the event or address, for the log and the ``event`` member.
         is_debug: whether the text of unexpected exceptions may be shown.
     """
+    if isinstance(exc, HTTPException):
+        try:
+            check_sendable(exc.status_code, header_items(exc.headers or {}))
+        except (ValueError, TypeError, AttributeError) as unsendable:
+            unsendable.__cause__ = exc
+            exc = unsendable
     if isinstance(exc, RequestError):
         status = 401 if exc.status_code == 303 else exc.status_code
         problem = {
@@ -82,6 +94,26 @@ def header_items(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
+def check_sendable(status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what a server would break off the connection for instead of sending it.
+
+    Args:
+        status: of an answer that a handler makes.
+        headers: its headers.
+
+    Raises:
+        ValueError: says what is wrong, and the way out.
+    """
+    if not 200 <= status <= 599:
+        raise ValueError(f"{status} is no status of an answer; use one from 200 to 599")
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value):
+            raise ValueError(
+                f"the header {shorten(name.decode('latin-1'))} has a line break, a control character or a space where none "
+                "may be; take it out before you set the header"
+            )
+
+
 def location(url: str) -> bytes:
     """Return a URL as a header value; the caller has checked where it leads."""
     return quote(url, safe=":/%#?=@[]!$&'()*+,;").encode("latin-1")
@@ -90,7 +122,9 @@ def location(url: str) -> bytes:
 async def respond(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
     """Send one complete response."""
     items = list(headers)
-    if status != 204:
+    if status in WITHOUT_BODY:
+        body = b""
+    else:
         items.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": items})
     await send({"type": "http.response.body", "body": body})

@@ -11,7 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from faststate_asgi import Dispatch, Elements, Html, ReactiveState, Redirect, Remove, Script, event
+from faststate_asgi import BadRequestError, Dispatch, Elements, Html, ReactiveState, Redirect, Remove, Script, event
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import GLOBAL, wrapped
 
@@ -224,6 +224,49 @@ async def test_the_status_of_starlettes_own_exception_is_kept(app: Any) -> None:
         "event": "Speaker/fail",
         "fields": {},
     }
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_ends_with_its_head(app: Any, status: int) -> None:
+    """A body would be read as the beginning of the connection's next answer."""
+    ANSWERS["it"] = HTTPException(status, "nothing")
+    async with FastStateClient(app) as client:
+        raised = await client.call("Speaker/fail", {"what": "it"}, datastar=False)
+    returned = await said(app, Response("text", status_code=status), datastar=False)
+    for answer in (raised, returned):
+        assert (answer.status, answer.body) == (status, b"")
+        assert "content-length" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "unsendable",
+    [
+        HTTPException(100, "too early"),
+        HTTPException(999, "too late"),
+        HTTPException(418, "split", headers={"x-own": "a\r\nset-cookie: q=1"}),
+        BadRequestError("split", headers={"x-own": "a\r\nset-cookie: q=1"}),
+        BadRequestError("split", headers={"x-own: 1\r\nset-cookie": "q=1"}),
+        BadRequestError("not latin", headers={"x-own": "\u20ac"}),
+        Response("early", status_code=102),
+        Response("late", status_code=999),
+        Response("split", headers={"x-own": "a\nset-cookie: q=1"}),
+        Response("named", headers={"x own": "a"}),
+    ],
+)
+async def test_what_no_server_can_send_is_a_failure_that_the_log_explains(
+    app: Any, unsendable: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ANSWERS["it"] = unsendable
+    name = "say" if isinstance(unsendable, Response) else "fail"
+    async with FastStateClient(app) as client:
+        for is_datastar in (True, False):
+            answer = await client.call(f"Speaker/{name}", {"what": "it"}, datastar=is_datastar)
+            assert answer.error["status"] == 500
+            assert answer.status == (200 if is_datastar else 500)
+            assert {"set-cookie", "x-own"}.isdisjoint(answer.headers)
+        assert (await app.faststate.get(Speaker)).version == "0"
+    assert "Speaker/" in caplog.text
+    assert "from 200 to 599" in caplog.text or "take it out" in caplog.text or "latin-1" in caplog.text
 
 
 @pytest.mark.parametrize("status", [404, 409, 418])
