@@ -19,7 +19,7 @@ from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
 from .turns import Prepared, Turn, Turns, current_turn
-from .workers import Workers, as_exception
+from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
 
 logger = logging.getLogger("faststate.events")
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class Generators:
                     await self._run_segment(call, turn, segments, streamed)
                 finally:
                     await turn.release()
-        except Exception as exc:
+        except (Exception, *ENDS_OF_PROGRAMS) as exc:
             self._fail_stream(call, streamed, exc)
         finally:
             if segments is not None:
@@ -185,7 +185,7 @@ class Generators:
                     await segments.session.end()
             await self._end_stream(call, streamed, has_run=has_run)
 
-    def _fail_stream(self, call: Call, streamed: StreamedCall, exc: Exception) -> None:
+    def _fail_stream(self, call: Call, streamed: StreamedCall, exc: BaseException) -> None:
         """Answer with the failure if nothing was sent yet, else tell the page in the stream."""
         answer = call.failed(exc)
         if streamed.is_empty:
@@ -292,7 +292,7 @@ class _Segments:
         except StopAsyncIteration:
             self.is_done = True
             return None
-        except Exception as exc:
+        except (Exception, *ENDS_OF_PROGRAMS) as exc:
             self.raised, self.is_done = exc, True
             raise
         except (asyncio.CancelledError, GeneratorExit) as exc:
@@ -318,6 +318,6 @@ class _Segments:
                 await self._async_generator.aclose()
             else:
                 await self._in_thread(self._generator.close)
-        except Exception:
+        except (Exception, *ENDS_OF_PROGRAMS):
             logger.exception("a generator event failed while it was closed")
         self.is_done = True

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from .batches import Batches, concluded
 from .calls import (
@@ -46,8 +46,9 @@ from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
-from .workers import Workers
+from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
 
+T = TypeVar("T")
 Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
 """What a call is to commit, and its answer."""
 
@@ -240,7 +241,7 @@ class Runtime:
                     if type(result) is Suspended:
                         return self._go_on(call, turn, now, result)
                 changed, answer = self._concluded(call, turn, result)
-            except (Exception, asyncio.CancelledError, GeneratorExit) as exc:  # nobody has cancelled anything here
+            except BaseException as exc:  # of the handler: nobody has cancelled anything here
                 return self._failed_now(call, turn, now, exc)
             finally:
                 self._called_now = None
@@ -414,7 +415,7 @@ class Runtime:
         call = running.call
         running.outcome = asyncio.get_running_loop().create_future()
         self._deadlines.add(running, call.spec.options.timeout_s)
-        handling = asyncio.get_running_loop().create_task(self._handled(call, turn))
+        handling = asyncio.get_running_loop().create_task(_with_errors(self._handled(call, turn)))
         running.task = handling
         self._adopt(handling)
         try:
@@ -571,6 +572,14 @@ class Runtime:
     def close_workers(self) -> None:
         """Let idle threads end; one that is busy ends when its handler returns."""
         self._workers.close()
+
+
+async def _with_errors(handled: Awaitable[T]) -> T:
+    """Return what a handler returns; the end of a program, which its task would hand on to the loop, is an error."""
+    try:
+        return await handled
+    except ENDS_OF_PROGRAMS as exc:
+        raise as_exception(exc) from exc
 
 
 def _ignore(task: asyncio.Task[Any]) -> None:

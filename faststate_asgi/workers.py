@@ -16,6 +16,9 @@ Done = Callable[[Any, "BaseException | None"], None]
 
 logger = logging.getLogger("faststate")
 
+ENDS_OF_PROGRAMS = (KeyboardInterrupt, SystemExit)
+"""What a task hands on to its loop, which ends then: from a handler they are errors like any other."""
+
 PATIENCE_S = 0.002
 """How long work may wait for the threads that are awake before others help."""
 

@@ -101,6 +101,33 @@ class Fragile(ReactiveState):
         raise SystemExit(CANARY)
 
     @event
+    async def raise_base_error_exit(self) -> None:
+        self.count = 99
+        raise SystemExit(CANARY)
+
+    @event
+    async def raise_base_error_exit_late(self) -> None:
+        self.count = 99
+        await asyncio.sleep(0)
+        raise SystemExit(CANARY)
+
+    @event(inline=True)
+    def raise_base_error_interrupt_inline(self) -> None:
+        self.count = 99
+        raise KeyboardInterrupt(CANARY)
+
+    @event
+    async def raise_base_error_exit_with_other(self, other: Writable[Other]) -> None:
+        self.count = other.other = 99
+        raise SystemExit(CANARY)
+
+    @event
+    async def raise_base_error_exit_at_once(self) -> AsyncIterator[None]:
+        self.count = 99
+        raise SystemExit(CANARY)
+        yield None
+
+    @event
     async def wait_for_what_was_cancelled(self) -> None:
         self.count = 99
         waiting = asyncio.ensure_future(asyncio.sleep(30))
