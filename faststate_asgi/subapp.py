@@ -136,15 +136,15 @@ class SubApp:
         await respond(send, status, JSON_HEADERS, json.dumps(report).encode())
 
     async def _stats(self, scope: Any, receive: Receive, send: Send, path: str) -> None:
-        if await self._may_see_stats(scope, send):
+        if await self._may_see_stats(scope, send, "stats"):
             await respond(send, 200, JSON_HEADERS, json.dumps(await self.engine.stats()).encode())
 
     async def _metrics(self, scope: Any, receive: Receive, send: Send, path: str) -> None:
-        if self.engine.settings.metrics_public or await self._may_see_stats(scope, send):
+        if self.engine.settings.metrics_public or await self._may_see_stats(scope, send, "metrics"):
             content_type, body = await self.engine.metrics_page()
             await respond(send, 200, [(b"content-type", content_type.encode()), *JSON_HEADERS[1:]], body)
 
-    async def _may_see_stats(self, scope: Any, send: Send) -> bool:
+    async def _may_see_stats(self, scope: Any, send: Send, where: str) -> bool:
         """Let debug and holders of ``faststate.stats`` pass; answer everybody else."""
         if self.engine.settings.debug:
             return True
@@ -152,8 +152,8 @@ class SubApp:
             context = await RequestContext(self.engine, scope, "stream").resolve()
             check_guard(STATS_GUARD, context.identity)
         except Exception as exc:
-            problem, _ = describe(exc, "stats", is_debug=False)
-            await respond(send, problem["status"], PROBLEM_HEADERS, problem_body(problem))
+            problem, extra = describe(exc, where, is_debug=False)
+            await respond(send, problem["status"], [*PROBLEM_HEADERS, *header_items(extra)], problem_body(problem))
             return False
         return True
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
@@ -306,6 +307,17 @@ async def test_an_authenticator_that_raises_lets_nobody_in_and_tells_nothing() -
             assert "canary-91" not in page.text
         answer = await client.call("Paper/write", datastar=False)
         assert (answer.status, "canary-91" in answer.text) == (500, False)
+
+
+async def test_an_authenticator_that_cannot_tell_says_when_to_ask_again() -> None:
+    def away(connection: HTTPConnection) -> None:
+        raise HTTPException(503, "The directory is away", headers={"Retry-After": "7"})
+
+    app = site(Paper, StateConfig(scope=G), authenticate=away)
+    async with FastStateClient(app) as client:
+        for path, where in [("sse?states=Paper", "stream"), ("stats", "stats"), ("metrics", "metrics")]:
+            page = await client.request("GET", f"/faststate/{path}")
+            assert (page.status, page.headers["retry-after"], page.json()["event"]) == (503, "7", where)
 
 
 # -- login and logout --------------------------------------------------------------------------------------------------
