@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 import secrets
@@ -14,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import ConfigurationError, shorten
 
@@ -22,9 +22,14 @@ MIN_KEY_BYTES = 32
 DATASTAR_CDN = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
 _TEST_ONLY = "FASTSTATE_TEST_"
 _COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_MOUNT_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[^/]+)+")
+_ORIGIN = re.compile(r"(https?)://([\w.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", re.ASCII | re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+MIN_TIME_S = 0.001
 _LOGIN_URL = re.compile(r"(?:/(?![/\\])|https?://[^/\\])[^\s\\\x00-\x1f]*")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
+_NUMBERS = {"int": "whole number", "float": "number"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +81,10 @@ class Settings:
                     f"secret_key has {len(key.encode())} bytes, {MIN_KEY_BYTES} are needed; make one with: "
                     'python -c "import secrets; print(secrets.token_urlsafe(48))"'
                 )
-        if not self.mount_path.startswith("/") or self.mount_path.rstrip("/") != self.mount_path:
-            raise ConfigurationError(f"mount_path must look like '/faststate', not {shorten(self.mount_path)}")
+        if not _MOUNT_PATH.fullmatch(self.mount_path):
+            raise ConfigurationError(
+                f"mount_path must look like '/faststate', without empty parts, '.' and '..', not {shorten(self.mount_path)}"
+            )
         if not _COOKIE_NAME.fullmatch(self.cookie_name):
             raise ConfigurationError(
                 f"cookie_name {shorten(self.cookie_name)} cannot be the name of a cookie (RFC 6265)"
@@ -92,12 +99,13 @@ class Settings:
                 f"authenticate must be a function or an AuthenticationBackend, not {shorten(self.authenticate)}"
             )
         for name in ("trusted_origins", "public_origins"):
-            for origin in getattr(self, name):
-                _check_origin(name, origin)
+            object.__setattr__(self, name, tuple(_origin(name, text) for text in getattr(self, name)))
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and not value > 0:
+            if item.type == "int" and not value > 0:
                 raise ConfigurationError(f"{item.name} must be greater than 0, not {value}")
+            if item.type == "float" and not MIN_TIME_S <= value < math.inf:
+                raise ConfigurationError(f"{item.name} must be a number of seconds from {MIN_TIME_S} on, not {value}")
 
     @property
     def is_datastar_local(self) -> bool:
@@ -105,16 +113,21 @@ class Settings:
         return not self.datastar_url.startswith(("http://", "https://", "/")) or Path(self.datastar_url).is_file()
 
 
-def _check_origin(name: str, origin: str) -> None:
-    """Accept exact ``scheme://host[:port]`` only: no wildcard, no ``null``, no path."""
-    parts = urlsplit(origin)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or "*" in origin
-        or origin != f"{parts.scheme}://{parts.netloc}"
-    ):
-        raise ConfigurationError(f"{name}: {shorten(origin)} is not an origin; write scheme://host[:port]")
+def _origin(name: str, text: str) -> str:
+    """Return an origin as browsers send it: in small letters, without the port that its scheme has anyway.
+
+    Raises:
+        ConfigurationError: no browser sends it: a wildcard, ``null``, a path, a name and password, a host in Unicode.
+    """
+    match = _ORIGIN.fullmatch(text)
+    if match is None or not 0 < int(match[3] or 1) <= 65535:
+        raise ConfigurationError(
+            f"{name}: {shorten(text)} is not an origin; write scheme://host[:port], a host such as 'münchen.de' as "
+            "'xn--mnchen-3ya.de'"
+        )
+    scheme, host = match[1].lower(), match[2].lower()
+    port = int(match[3] or _DEFAULT_PORTS[scheme])
+    return f"{scheme}://{host}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"
 
 
 def make_settings(arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
@@ -127,9 +140,11 @@ def make_settings(arguments: Mapping[str, Any], environment: Mapping[str, str] |
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for variable, text in environment.items():
-        if text.strip() and variable.startswith("FASTSTATE_") and not variable.startswith(_TEST_ONLY):
+        if variable.startswith("FASTSTATE_") and not variable.startswith(_TEST_ONLY):
             name = variable.removeprefix("FASTSTATE_").lower()
-            values[name] = _parse(_known(name, kinds, variable), text, variable)
+            kind = _known(name, kinds, variable)
+            if text.strip():
+                values[name] = _parse(kind, text, variable)
     for name, value in arguments.items():
         values[name] = _coerce(_known(name, kinds, name), value, name)
     if isinstance(values.get("authenticate"), str):
@@ -160,7 +175,7 @@ def _parse(kind: str, text: str, name: str) -> Any:
     try:
         return int(text) if kind == "int" else float(text) if kind == "float" else text
     except ValueError:
-        raise ConfigurationError(f"{name} must be a number, not {shorten(text)}") from None
+        raise ConfigurationError(f"{name} must be a {_NUMBERS[kind]}, not {shorten(text)}") from None
 
 
 def _coerce(kind: str, value: Any, name: str) -> Any:
@@ -175,8 +190,9 @@ def _coerce(kind: str, value: Any, name: str) -> Any:
         return items
     if kind == "bool" and not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {shorten(value)}")
-    if kind in ("int", "float") and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise ConfigurationError(f"{name} must be a number, not {shorten(value)}")
+    allowed = int if kind == "int" else (int, float)
+    if kind in _NUMBERS and (isinstance(value, bool) or not isinstance(value, allowed)):
+        raise ConfigurationError(f"{name} must be a {_NUMBERS[kind]}, not {shorten(value)}")
     if kind.startswith("str") and not isinstance(value, str) and not (value is None and "None" in kind):
         raise ConfigurationError(f"{name} must be text, not {shorten(type(value).__name__)}")
     return value

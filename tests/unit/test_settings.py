@@ -48,9 +48,10 @@ def test_the_environment_sets_what_no_argument_does() -> None:
 
 
 @pytest.mark.parametrize("name", ["FASTSTATE_NOPE", "FASTSTATE_SECRETKEY", "FASTSTATE_"])
-def test_an_unknown_variable_is_an_error(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="unknown setting"):
-        make_settings({}, {name: "1"})
+def test_an_unknown_variable_is_an_error_also_if_it_is_empty(name: str) -> None:
+    for text in ("1", ""):
+        with pytest.raises(ConfigurationError, match="unknown setting"):
+            make_settings({}, {name: text})
 
 
 def test_an_unknown_argument_is_an_error() -> None:
@@ -81,16 +82,30 @@ def test_an_empty_variable_means_the_default(name: str) -> None:
         ("max_body", "1"),
         ("max_body", True),
         ("max_body", 0),
+        ("max_body", 1.5),
+        ("max_streams", float("inf")),
         ("heartbeat", -1),
         ("lease", float("nan")),
+        ("store_timeout", float("inf")),
+        ("heartbeat", 1e-9),
         ("mount_path", "faststate"),
         ("mount_path", "/faststate/"),
         ("mount_path", "/"),
+        ("mount_path", "/a//b"),
+        ("mount_path", "/a/../b"),
+        ("mount_path", "/."),
         ("trusted_origins", "*"),
         ("trusted_origins", ["null"]),
         ("trusted_origins", ["https://*.example"]),
         ("trusted_origins", ["https://a.example/"]),
         ("public_origins", ["a.example"]),
+        ("public_origins", ["https://user:word@a.example"]),
+        ("public_origins", ["https://a b"]),
+        ("public_origins", ["https://m\u00fcnchen.example"]),
+        ("public_origins", ["https://a.example:0"]),
+        ("public_origins", ["https://a.example:65536"]),
+        ("public_origins", ["https://a.example:"]),
+        ("public_origins", ["ftp://a.example"]),
         ("login_url", 5),
         ("authenticate", "no.such.module:x"),
         ("authenticate", f"{__name__}:missing"),
@@ -109,6 +124,24 @@ def test_a_value_that_cannot_work_is_refused(name: str, value: Any) -> None:
 def test_a_variable_that_cannot_work_is_refused(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError):
         make_settings({}, {f"FASTSTATE_{name}": text})
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://A.Example", "https://a.example"),
+        ("HTTPS://a.example:443", "https://a.example"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://a.example:08443", "https://a.example:8443"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("http://[FE80::1]", "http://[fe80::1]"),
+        ("http://my_host", "http://my_host"),
+    ],
+)
+def test_origins_are_compared_in_the_form_in_which_browsers_send_them(given: str, sent: str) -> None:
+    assert make_settings({"public_origins": given}, {}).public_origins == (sent,)
+    assert make_settings({}, {"FASTSTATE_TRUSTED_ORIGINS": given}).trusted_origins == (sent,)
 
 
 def test_secrets_are_not_in_the_text_form() -> None:
