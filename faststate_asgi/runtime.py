@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from .batches import Batches, concluded
 from .calls import (
@@ -51,6 +51,7 @@ from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
 from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
 
+T = TypeVar("T")
 Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
 """What a call is to commit, and its answer."""
 
@@ -459,7 +460,7 @@ class Runtime:
         call = running.call
         running.outcome = asyncio.get_running_loop().create_future()
         self._deadlines.add(running, call.spec.options.timeout_s)
-        handling = asyncio.get_running_loop().create_task(self._handled(call, turn))
+        handling = asyncio.get_running_loop().create_task(_with_errors(self._handled(call, turn)))
         running.task = handling
         self._adopt(handling)
         try:
@@ -636,6 +637,14 @@ class Runtime:
     def close_workers(self) -> None:
         """Let idle threads end; one that is busy ends when its handler returns."""
         self._workers.close()
+
+
+async def _with_errors(handled: Awaitable[T]) -> T:
+    """Return what a handler returns; the end of a program, which its task would hand on to the loop, is an error."""
+    try:
+        return await handled
+    except ENDS_OF_PROGRAMS as exc:
+        raise as_exception(exc) from exc
 
 
 def _ignore(task: asyncio.Task[Any]) -> None:
