@@ -480,14 +480,6 @@ class Runtime:
         return answer
 
     async def _handled(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
-        """Do what ``_handled_here`` does; the end of a program would go from a task to the loop, and end it."""
-        try:
-            return await self._handled_here(call, turn)
-        except ENDS_OF_PROGRAMS as exc:
-            raise as_exception(exc) from exc
-
-    async def _handled_here(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
-        """Run a handler, and do all that can fail after it."""
         turn.holder = asyncio.current_task()
         state, arguments = await call.prepare(turn)
         func, session = call.spec.func, turn.session
