@@ -525,6 +525,7 @@ def _check_defaults(cls: type[ReactiveState]) -> None:
 
 def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
     """Return the plan of a class; ``ConfigurationError`` if the config cannot work."""
+    cls.__faststate_complete__()
     checked = _normal(cls, config)
     name = checked.name or cls.__name__
     if not _NAME.fullmatch(name):
