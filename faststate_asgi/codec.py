@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, SchemaSerializer, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .errors import InvalidStateError
 from .patches import MAX_SAFE_INTEGER, Json, Text, check_keys, check_plain, same, same_text, wire, wire_text
+from .schemas import field_schemas, is_plain, is_sent_as_stored, own_serializers, storage_dump
 
 if TYPE_CHECKING:
     from .state import ReactiveState
 
-_PLAIN_SCHEMAS = frozenset({"int", "str", "bool", "float"})
-_DIFFERENT = frozenset({"serialization_exclude", "serialization_exclude_if", "computed_fields"})
 _PLAIN_TYPES = frozenset({int, str, bool, float, type(None)})
 
 
@@ -63,9 +63,11 @@ class Codec:
         self.public = tuple(name for name in cls.model_fields if name not in private)
         self.computed = tuple(name for name in cls.model_computed_fields if not name.startswith("_"))
         self.signals = (*self.public, *self.computed)
+        self._cached = _cached_names(cls)
         core: Any = cls.__pydantic_core_schema__
-        schemas = _field_schemas(core)
-        self.plain = frozenset(n for n in self.stored if n in schemas and _is_plain(schemas[n]))
+        own = own_serializers(cls)
+        schemas = field_schemas(core)
+        self.plain = frozenset(n for n in self.stored if n in schemas and is_plain(schemas[n]))
         self.is_all_plain = len(self.plain) == len(self.stored)
         self._plain_in_order = tuple(n for n in self.stored if n in self.plain)
         self.is_simple = (
@@ -80,9 +82,9 @@ class Codec:
         # Else code of the class meets the state that is made of changed values, and may keep a part of it.
         self._is_seen_by_engine_only = not self.computed and not cls.__faststate_fragments__
         self._sent_as_stored = frozenset(
-            n for n in self._complex if n in schemas and _is_sent_as_stored(schemas[n], core)
+            n for n in self._complex if n in schemas and is_sent_as_stored(schemas[n], core, own)
         )
-        self._dump = _storage_serializer(core).to_json
+        self._dump = storage_dump(core, own)
         self._new: Callable[[type[ReactiveState]], ReactiveState] = object.__new__
         self._validate = cls.__pydantic_validator__.validate_json
         self._public_dump = cls.__pydantic_serializer__.to_python
@@ -100,11 +102,7 @@ class Codec:
         Raises:
             InvalidStateError: a field holds what has no JSON form.
         """
-        if self._is_mixed:
-            head, tail = self._dumped_in_parts(state)
-            data = head + tail
-        else:
-            data = self._part(state, None)
+        data = self._dumped_in_parts(state) if self._is_mixed else self._part(state, None)
         if extra:
             data = to_json({**from_json(data), **extra})
         return data
@@ -117,10 +115,12 @@ class Codec:
             raise InvalidStateError(f"{self.cls.__name__} cannot be stored: {exc}") from None
         return data
 
-    def _dumped_in_parts(self, state: ReactiveState) -> tuple[bytes, bytes]:
-        """Return a snapshot in two parts: the plain fields, and from the comma between them the others."""
-        plain, others = self._parts
-        return self._part(state, plain)[:-1], b"," + self._part(state, others)[1:]
+    def _dumped_in_parts(self, state: ReactiveState) -> bytes:
+        """Return a snapshot with the plain fields first; either kind may have no value yet."""
+        plain, others = self._part(state, self._parts[0]), self._part(state, self._parts[1])
+        if len(plain) == 2:
+            return others
+        return plain if len(others) == 2 else plain[:-1] + b"," + others[1:]
 
     def load(self, data: bytes) -> ReactiveState:
         """Return a new state from a snapshot.
@@ -137,6 +137,13 @@ class Codec:
         """Return the fields of a snapshot that the class does not have."""
         known = set(self.stored)
         return {name: value for name, value in from_json(data).items() if name not in known}
+
+    def known(self, data: bytes) -> bytes:
+        """Return a snapshot without the fields that the class does not have, if it is one that refuses them."""
+        fields = from_json(data) if self.cls.model_config.get("extra") == "forbid" else None
+        if not isinstance(fields, dict):
+            return data
+        return to_json({n: value for n, value in fields.items() if n in self.stored}, inf_nan_mode="constants")
 
     # -- changes -----------------------------------------------------------------------------------------------
 
@@ -157,6 +164,8 @@ class Codec:
             InvalidStateError: a field holds a value that it, or the wire, refuses.
         """
         now = state.__dict__
+        if self._cached:
+            self._forget_cached(state)
         changed: list[str] = []
         for name in self._plain_in_order:
             old, new = values.get(name), now.get(name)
@@ -327,6 +336,11 @@ class Codec:
             where = ".".join(str(part) for part in first["loc"])
             raise InvalidStateError(f"{self.cls.__name__}.{where}: {first['msg']}") from None
 
+    def _forget_cached(self, state: ReactiveState) -> None:
+        """Drop what properties have kept since before a change."""
+        for name in self._cached:
+            vars(state).pop(name, None)
+
     # -- signals -----------------------------------------------------------------------------------------------
 
     def wire_values(
@@ -343,6 +357,8 @@ class Codec:
             InvalidStateError: a value that no page can hold.
         """
         values = state.__dict__
+        if self._cached:
+            self._forget_cached(state)
         result: dict[str, Json] = {}
         others: set[str] = set()
         for name in wanted:
@@ -364,71 +380,6 @@ class Codec:
         return {name: wire(dumped[name], name) for name in self.signals if name in wanted and name in dumped}
 
 
-def _is_plain(schema: Any) -> bool:
-    """Whether a field's schema is a scalar that pydantic dumps as it is."""
-    while schema["type"] in ("default", "nullable") and "serialization" not in schema:
-        schema = schema["schema"]
-    return schema["type"] in _PLAIN_SCHEMAS and "serialization" not in schema
-
-
-def _is_sent_as_stored(schema: Any, core: Any) -> bool:
-    """Whether nothing inside a field is stored but not sent, or the other way round."""
-    return not _has(schema, _DIFFERENT) and not (_has(schema, frozenset({"schema_ref"})) and _has(core, _DIFFERENT))
-
-
-def _has(node: Any, keys: frozenset[str]) -> bool:
-    """Whether one of the keys is somewhere inside a core schema."""
-    if isinstance(node, dict):
-        return any(node.get(key) for key in keys) or any(
-            _has(value, keys) for key, value in node.items() if key not in ("metadata", "cls", "expected", "default")
-        )
-    return isinstance(node, (list, tuple)) and any(_has(item, keys) for item in node)
-
-
-def _field_schemas(core: Any) -> dict[str, Any]:
-    """Return the core schema of each field of a model; none if the class has a serializer of its own."""
-    node = core
-    while isinstance(node, dict) and node.get("type") != "model-fields":
-        if "serialization" in node:
-            return {}
-        node = node.get("schema")
-    return {} if node is None else {name: entry["schema"] for name, entry in node["fields"].items()}
-
-
-def masks_values(core: Any) -> bool:
-    """Whether pydantic dumps something inside a core schema as asterisks (``SecretStr``), which no load brings back."""
-    if isinstance(core, dict):
-        function = core.get("serialization", {}).get("function")
-        if function is not None:
-            return function.__module__ == "pydantic.types" and "secret" in function.__name__
-        return any(
-            masks_values(value) for key, value in core.items() if key not in ("metadata", "cls", "expected", "default")
-        )
-    return isinstance(core, (list, tuple)) and any(masks_values(item) for item in core)
-
-
-def _storage_serializer(core: Any) -> SchemaSerializer:
-    """Return a serializer that leaves out nothing but computed fields."""
-    # Without the flag pydantic-core takes the class's own serializer, which leaves out Private fields.
-    return SchemaSerializer(_stripped(core), {"ser_json_inf_nan": "constants"}, False)
-
-
-def _stripped(node: Any) -> Any:
-    """Copy a core schema without exclusions and computed fields; NaN stays visible to the strict reader."""
-    if isinstance(node, dict):
-        copy = {}
-        for key, value in node.items():
-            if key in ("serialization_exclude", "serialization_exclude_if", "computed_fields"):
-                continue
-            copy[key] = value if key in ("metadata", "ref", "cls", "expected", "default") else _stripped(value)
-        if (
-            copy.get("type") in ("model", "dataclass", "typed-dict", "model-fields", "dataclass-args")
-            and "config" in copy
-        ):
-            copy["config"] = {**copy["config"], "ser_json_inf_nan": "constants"}
-        return copy
-    if isinstance(node, list):
-        return [_stripped(item) for item in node]
-    if isinstance(node, tuple):
-        return tuple(_stripped(item) for item in node)
-    return node
+def _cached_names(cls: type) -> tuple[str, ...]:
+    """Return the names of properties that keep their first value beside the fields."""
+    return tuple({n: 0 for base in cls.__mro__ for n, item in vars(base).items() if isinstance(item, cached_property)})

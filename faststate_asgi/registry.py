@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticUndefined, from_json, to_json
 from starlette.routing import compile_path
 
 from . import frames
-from .codec import Codec, masks_values
+from .codec import Codec
 from .errors import ConfigurationError, StoreUnavailableError, check_kind, shorten
 from .events import EventSpec
 from .guards import Guard, make_guard, names
@@ -28,6 +28,7 @@ from .keys import StateScope
 from .limits import Rate, parse_rate
 from .parameters import state_in
 from .patches import POISON_KEYS, Json
+from .schemas import masks_values
 from .state import ReactiveState
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ S = TypeVar("S", bound=ReactiveState)
 Backend = Literal["memory", "database", "redis"]
 Authorize = Callable[["Identity | None", "StateKey", Literal["read", "write", "watch"]], "bool | Awaitable[bool]"]
 BACKENDS = frozenset({"memory", "database", "redis"})
-_NAME = re.compile(r"[A-Za-z]\w*")
+_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _PARAMETER = re.compile(r"\{\w+(?::str(?=\}))?")
 _OWN_ID_SCOPES = frozenset({StateScope.RECORD, StateScope.COMPONENT})
 FALLBACK_OWNER = "user_id"
@@ -137,8 +138,8 @@ class StatePlan:
                 return self.codec.load(data), None
             version = int(head) if (head := shape.partition(":")[0]).isdigit() else 1
             if version < self.config.schema_version:
-                return self.codec.load(self._upgraded(data, version)), None
-            return self.codec.load(data), self.codec.unknown(data)
+                return self.codec.load(self.codec.known(self._upgraded(data, version))), None
+            return self.codec.load(self.codec.known(data)), self.codec.unknown(data)
         except ValidationError as exc:
             raise self.unreadable(exc) from None
 
@@ -392,12 +393,20 @@ class StateRegistry:
 def _blank(cls: type[ReactiveState], **values: Any) -> ReactiveState:
     """Return an instance whose required fields are not set yet; they are validated at the commit."""
     state = cls.__new__(cls)
-    defaults = {
-        name: info.get_default(call_default_factory=True, validated_data={})
-        for name, info in cls.model_fields.items()
-        if not info.is_required()
-    }
-    object.__setattr__(state, "__dict__", {**defaults, **values})
+    fields: dict[str, Any] = {}
+    for name, info in cls.model_fields.items():
+        # What is made of other fields waits for them: validation makes it at the commit.
+        if not info.is_required() and not info.default_factory_takes_validated_data:
+            fields[name] = info.get_default(call_default_factory=True)
+    object.__setattr__(state, "__dict__", {**fields, **values})
+    if cls.__private_attributes__:
+        made = {
+            name: info.get_default(call_default_factory=True)
+            for name, info in cls.__private_attributes__.items()
+            if not info.default_factory_takes_validated_data
+        }
+        kept = {name: value for name, value in made.items() if value is not PydanticUndefined}
+        object.__setattr__(state, "__pydantic_private__", kept)
     return state
 
 
@@ -520,6 +529,15 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
             masks_values(cls.__pydantic_core_schema__),
             "SecretStr, SecretBytes and Secret are stored as asterisks and lost; use Private[str], which no page gets",
         ),
+        (
+            cls.model_config.get("extra") == "allow",
+            'extra="allow" is not supported, unknown fields have no type and no signal; use a field of type dict',
+        ),
+        (
+            any(info.exclude_if is not None for info in cls.model_fields.values())
+            or any(info.exclude_if is not None for info in cls.model_computed_fields.values()),
+            "exclude_if cannot be followed: a page keeps what it was sent; use Private, or a computed field that is None",
+        ),
         (is_table and bool(cls.__sqlmodel_relationships__), "a table=True state cannot have relationships"),
         (
             config.owner_field is not None and config.owner_field not in cls.model_fields,
@@ -548,8 +566,26 @@ def _check(cls: type[ReactiveState], config: StateConfig, guard: Guard) -> None:
             )
 
 
+def _check_defaults(cls: type[ReactiveState]) -> None:
+    """Refuse a class whose state could be written once and never be read again."""
+    try:
+        state = cls()
+    except Exception:  # a default that only a request can give
+        return
+    codec = cls.__faststate_codec__()
+    try:
+        codec.validated(codec.dump(state))
+    except Exception as exc:  # validators may raise anything
+        reason = str(exc)[:200] or type(exc).__name__
+        raise ConfigurationError(
+            f"{cls.__name__}: what is stored of its defaults cannot be read again ({reason}); a default must be a value "
+            "that its field accepts, and a validator must accept what it has returned"
+        ) from exc
+
+
 def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
     """Return the plan of a class; ``ConfigurationError`` if the config cannot work."""
+    cls.__faststate_complete__()
     checked = _normal(cls, config)
     name = checked.name or cls.__name__
     if not _NAME.fullmatch(name):
@@ -566,6 +602,8 @@ def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:
     required = {field for field, info in cls.model_fields.items() if info.is_required()}
     if key_column is not None:
         required.discard(key_column.name)
+    elif not required:
+        _check_defaults(cls)
     return StatePlan(
         cls=cls,
         name=name,

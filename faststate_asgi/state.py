@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 from sqlmodel import SQLModel
 from sqlmodel.main import FieldInfo as ColumnInfo
@@ -28,13 +28,14 @@ from .events import Event, EventOptions, EventSpec, Fragment
 from .keys import StateKey, state_id
 from .parameters import WRITABLE, Marker
 from .patches import POISON_KEYS, Json, nest
+from .schemas import Annotations
 from .stores.base import NO_VERSION
 
 if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
-_SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*")
+_SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WORD = re.compile(r"[^A-Za-z0-9_]|_(?=[0-9a-f]{2})")
 
 
@@ -153,6 +154,15 @@ class _StateType(SQLModelMetaclass):
             namespace = {**namespace, "__faststate_is_table__": True}
         return super().__new__(mcs, name, bases, namespace, **kwargs)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            """Complete the class for the setter of a field whose annotation could not be read when it was made."""
+            if name.startswith("set_") and not cls.__dict__.get("__pydantic_complete__", True):
+                cls.__faststate_complete__()
+                return getattr(cls, name)
+            return super().__getattr__(name)
+
 
 class ReactiveState(SQLModel, metaclass=_StateType):
     """Base of every state: a class with fields and ``@event`` methods.
@@ -180,6 +190,8 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     __faststate_namespace__: ClassVar[str | None] = None
     __faststate_needs_id__: ClassVar[bool] = False
     __faststate_is_table__: ClassVar[bool] = False
+    __faststate_is_collected__: ClassVar[bool] = False
+    """Whether all annotations could be read and what they say is known."""
     __faststate_id_parameter__: ClassVar[str] = "record_id"
 
     if TYPE_CHECKING:
@@ -199,9 +211,23 @@ class ReactiveState(SQLModel, metaclass=_StateType):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Collect events, fragments, bound and private fields of a new class, inherited ones included."""
+        """Learn what there is to know of a new class, as far as its annotations can be read already."""
         super().__pydantic_init_subclass__(**kwargs)
+        cls.__faststate_collect__()
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        """Learn the rest once names that were defined below the class are known."""
+        super().__pydantic_on_complete__()
+        if "__faststate_codec_cache__" in cls.__dict__:
+            cls.__faststate_collect__()
+
+    @classmethod
+    def __faststate_collect__(cls) -> None:
+        """Collect events, fragments, bound and private fields, inherited ones included."""
         _refuse_reserved_fields(cls)
+        _refuse_inner_markers(cls)
+        _exclude_private(cls)
         cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
         cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
         cls.__faststate_assignable__ = frozenset(n for n, f in cls.model_fields.items() if not f.frozen)
@@ -210,6 +236,25 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         _add_setters(cls)
         _collect(cls)
         cls.__faststate_codec_cache__ = None
+        cls.__faststate_is_collected__ = cls.__pydantic_complete__
+
+    @classmethod
+    def __faststate_complete__(cls) -> None:
+        """Read the annotations that could not be read when the class was made.
+
+        Raises:
+            ConfigurationError: one of them names something that is not defined.
+        """
+        try:
+            cls.model_rebuild()
+        except PydanticUndefinedAnnotation as exc:
+            raise ConfigurationError(
+                f"{cls.__name__}: an annotation names {exc.name!r}, which is not defined; define or import it at "
+                "module level before the class is registered or used"
+            ) from exc
+        if not cls.__faststate_is_collected__:
+            # What was found could not be kept, or another thread is about to find it.
+            cls.__faststate_collect__()
 
     # -- what a copy is ------------------------------------------------------------------------------------------
 
@@ -300,6 +345,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         Raises:
             ConfigurationError: the field is not ``Bound``.
         """
+        cls.__faststate_complete__()
         if field not in cls.__faststate_bound__:
             raise ConfigurationError(f"{cls.__name__}.{field} is not Bound, so the browser may not set it")
         return cls.__faststate_builder__(f"set_{field}")()
@@ -307,6 +353,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     @classmethod
     def __faststate_builder__(cls, name: str, instance: ReactiveState | None = None) -> ActionBuilder[...]:
         """Return the action builder of one event."""
+        names = frozenset(cls.__faststate_codec__().signals)
         spec = cls.__faststate_events__.get(name)
         if spec is None:
             raise AttributeError(f"{cls.__name__} has no event {name!r}; it has {', '.join(cls.__faststate_events__)}")
@@ -316,7 +363,6 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         path = (instance.signal_path if instance is not None else None) or (
             () if cls.__faststate_namespace__ is None else (cls.__faststate_namespace__,)
         )
-        names = frozenset(cls.__faststate_codec__().signals)
         return ActionBuilder(spec, ids, lambda name: "$" + ".".join((*path, name) if name in names else (name,)))
 
     @classmethod
@@ -324,7 +370,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         """Return the JSON forms of this class, made on first use."""
         codec: Codec | None = cls.__dict__.get("__faststate_codec_cache__")
         if codec is None:
-            cls.model_rebuild()
+            cls.__faststate_complete__()
             codec = Codec(cls, cls.__faststate_private__)
             cls.__faststate_codec_cache__ = codec
         return codec
@@ -399,6 +445,33 @@ def _refuse_reserved_fields(cls: type[ReactiveState]) -> None:
             )
         if name in _BASE_NAMES and not (name == "id" and cls.__faststate_is_table__):
             raise ConfigurationError(f"{cls.__name__}.{name}: {name!r} is used by ReactiveState; rename the field")
+    for name in (*cls.model_fields, *cls.model_computed_fields):
+        if not _SIGNAL_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{cls.__name__}.{name}: a signal's name has only the letters A to Z, a to z, digits and underscores, "
+                "else Datastar does not find it in expressions; rename the field"
+            )
+
+
+def _refuse_inner_markers(cls: type[ReactiveState]) -> None:
+    """Refuse ``Private`` and ``Bound`` around a part of a field only, where they mean nothing."""
+    for name, info in cls.model_fields.items():
+        inner = Annotations(info.annotation).inner
+        for marker in (PRIVATE, BOUND):
+            if marker in inner:
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name}: {marker} must stand around the whole annotation; write "
+                    f"{marker}[str | None] for {marker}[str] | None, and {marker}[list[str]] for list[{marker}[str]]"
+                )
+
+
+def _exclude_private(cls: type[ReactiveState]) -> None:
+    """Keep ``Private`` fields out of every dump, also where SQLModel's ``Field`` says that nothing is excluded."""
+    shown = [info for info in cls.model_fields.values() if PRIVATE in info.metadata and not info.exclude]
+    for info in shown:
+        info.exclude = True
+    if shown and cls.__pydantic_complete__:
+        cls.model_rebuild(force=True)
 
 
 def _add_setters(cls: type[ReactiveState]) -> None:

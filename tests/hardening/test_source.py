@@ -103,6 +103,7 @@ LAYERS = (
         "metrics",
         "parameters",
         "readers",
+        "schemas",
         "settings",
         "steps",
         "eager",

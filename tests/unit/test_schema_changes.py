@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ConfigDict
 
 from faststate_asgi import (
     FastState,
@@ -60,6 +61,29 @@ async def test_a_field_that_only_a_newer_release_knows_is_carried_along() -> Non
         assert stored is not None
         assert b'"pinned":true' in stored.data
         assert b'"text":"changed 2"' in stored.data
+
+
+async def test_a_class_that_refuses_unknown_fields_carries_them_along_as_well() -> None:
+    class StrictNote(NoteOfToday):
+        """Takes no unknown field from anybody."""
+
+        model_config = ConfigDict(extra="forbid")
+
+    def upgrade(data: dict[str, object], from_version: int) -> dict[str, object]:
+        return {**data, "colour": f"from {from_version}"}
+
+    async with engine_of(StrictNote) as engine:
+        plant(engine, b'{"text":"new","tags":[],"colour":"red","pinned":true}', "1:other")
+        assert (await engine.get(StrictNote)).text == "new"
+        async with engine.transaction(StrictNote) as note:
+            note.text = "changed"
+        (stored,) = await engine.records.read([StateKey(StateScope.GLOBAL, "Note")])
+        assert stored is not None
+        assert b'"pinned":true' in stored.data
+        assert (await engine.get(StrictNote)).text == "changed"
+    async with engine_of(StrictNote, schema_version=2, upgrade=upgrade) as engine:
+        plant(engine, b'{"text":"new","pinned":true}', "1:other")
+        assert (await engine.get(StrictNote)).colour == "from 1"
 
 
 async def test_a_raised_schema_version_upgrades_and_drops_what_is_unknown() -> None:

@@ -1,15 +1,18 @@
 """State classes: fields, what pages may set and see, and plain use outside of requests."""
 
 import json
+from functools import cached_property
 from typing import Any
 
 import pydantic
 import pytest
+import sqlmodel
 from pydantic import Field, ValidationError, computed_field
 
 from faststate_asgi import (
     Bound,
     ConfigurationError,
+    Html,
     InvalidStateError,
     Private,
     ReactiveState,
@@ -18,7 +21,8 @@ from faststate_asgi import (
     event,
     fragment,
 )
-from tests.hardening.wrapping import RECORD
+from faststate_asgi.testing import FastStateClient
+from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
 
 
 class Account(ReactiveState):
@@ -206,3 +210,101 @@ def test_a_fragment_names_fields_that_exist_and_is_synchronous() -> None:
 
     with pytest.raises(ConfigurationError, match="names of the fields"):
         fragment(on=())
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Private[str] | None, list[Private[str]], dict[str, Bound[int]], Bound[str] | None],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:The 'exclude' attribute")
+def test_private_and_bound_stand_around_whole_annotations(annotation: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"(Private|Bound)\[str \| None\]"):
+        pydantic.create_model("Nested", __base__=ReactiveState, token=(annotation, None))
+
+
+def test_a_private_field_of_a_column_is_in_no_dump() -> None:
+    class Column(ReactiveState):
+        """Its field is described by SQLModel's function."""
+
+        token: Private[str] = sqlmodel.Field("canary", max_length=20)
+        name: str = "n"
+
+    class Inherited(Column):
+        """Has it from its base."""
+
+    class Row(ReactiveState, table=True):
+        """Is a table."""
+
+        number: int = sqlmodel.Field(0, primary_key=True)
+        row_token: Private[str] = sqlmodel.Field("canary")
+
+    for state in (Column(), Inherited()):
+        assert (state.model_dump(), state.model_dump_json()) == ({"name": "n"}, '{"name":"n"}')
+        with pytest.raises(ValidationError):
+            state.token = "x" * 21
+    assert Row().model_dump() == {"number": 0}
+
+
+def test_properties_that_keep_their_value_follow_the_fields() -> None:
+    class Cached(ReactiveState):
+        """Computes once."""
+
+        count: int = 0
+
+        @computed_field  # type: ignore[prop-decorator]  # pydantic's own advice
+        @cached_property
+        def double(self) -> int:
+            """Twice the number."""
+            return self.count * 2
+
+    state = Cached()
+    assert state.double == 0
+    state.count = 4
+    assert state.signals() == {"count": 4, "double": 8}
+
+
+@pytest.mark.anyio
+async def test_pages_see_new_values_of_properties_that_keep_theirs() -> None:
+    class CachedCounter(ReactiveState):
+        """Its event meets the old value."""
+
+        count: int = 0
+
+        @computed_field  # type: ignore[prop-decorator]  # pydantic's own advice
+        @cached_property
+        def double(self) -> int:
+            """Twice the number."""
+            return self.count * 2
+
+        @cached_property
+        def text(self) -> str:
+            """The number in words, more or less."""
+            return f"<b id='words'>{self.count}</b>"
+
+        @fragment(on="count")
+        def words(self) -> Html:
+            """Show a property."""
+            return Html(self.text)
+
+        @event
+        def add(self) -> str:
+            """Use both, then change what they are made of."""
+            before = f"{self.double} {self.text}"
+            self.count += 1
+            return before
+
+    async with FastStateClient(wrapped((CachedCounter, GLOBAL))) as client:
+        await client.call("CachedCounter/add")
+        answer = await client.call("CachedCounter/add")
+        async with client.stream("CachedCounter") as stream:
+            await stream.next()
+            assert stream.signals["double"] == 4
+    assert answer.signals == {"count": 2, "double": 4}
+    assert "<b id='words'>2</b>" in answer.text
+
+
+@pytest.mark.parametrize("name", ["größe", "名", "a٣"])
+def test_names_that_a_page_cannot_use_are_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="rename the field"):
+        type("Named", (ReactiveState,), {"__annotations__": {name: int}, name: 0, "__module__": __name__})
