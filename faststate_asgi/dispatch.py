@@ -85,9 +85,11 @@ async def handle_event(
                 await _send_stream(request, first, receive, send)
                 return
             answer = first
-        if request.raw is not None and answer.body is None:
-            await request.send_raw(receive, send)
-            return
+        if answer.body is None:
+            if request.raw is not None:
+                await request.send_raw(receive, send)
+                return
+            answer = await request.without_body(answer)
         start, body = messages_of(answer)
         # What else is ready runs first, and then all are answered: a processor that goes back and forth between events
         # and the system's calls of their answers runs both at half its speed.
@@ -171,7 +173,8 @@ async def _send_stream(request: EventRequest, streamed: StreamedCall, receive: R
                 return
             body = following.result()
             if body is None and not is_started and streamed.failure is not None:
-                for message in messages_of(streamed.failure):
+                answer = streamed.failure
+                for message in messages_of(answer if answer.body is not None else await request.without_body(answer)):
                     await send(message)
                 return
             if not is_started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -36,10 +37,12 @@ from .responses import (
 from .state import ReactiveState, Signals
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
-from .updates import Update, signal_path, unchanged
+from .updates import Update, everything, signal_path, unchanged
 
 if TYPE_CHECKING:
     from .engine import FastState
+
+logger = logging.getLogger("faststate.events")
 
 MAX_KEY_CHARS = 64
 NO_STORE = (b"cache-control", b"no-store")
@@ -436,6 +439,25 @@ class EventRequest:
             return Answer(self.digest, response.status_code, headers, None)
         self.background = response.background
         return Answer(self.digest, response.status_code, headers, body)
+
+    async def without_body(self, answer: Answer) -> Answer:
+        """Return what a repetition gets whose first answer was too large to keep: what the event's states hold now.
+
+        The page is right then, but for what the event returned.
+        """
+        context = self.context
+        is_ours = answer.status == 200 and answer.headers[:1] == frames.ANSWER_HEADERS[:1]
+        if not is_ours or context.is_presented_revoked or not context.sets_no_cookie:
+            return answer  # the states of a session that was made just now are not those of the first request
+        parts: list[bytes] = []
+        try:
+            for plan, key in self.wanted:
+                state = None if key.label in self.live else await context.get_or_none(plan.cls)
+                if state is not None:
+                    parts += self._in_order(everything(plan, key, state))
+        except Exception as exc:  # of a fragment, or of the store: the event has run all the same
+            logger.warning("a repetition of %s is answered without its states: %s", self.spec.path, exc)
+        return answer._replace(body=b"".join(parts)) if parts else answer
 
     async def send_raw(self, receive: Receive, send: Send) -> None:
         """Send a response that a handler made as a file or a stream."""

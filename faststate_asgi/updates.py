@@ -204,6 +204,15 @@ def differences(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[dict[
     return patch, tuple(removed)
 
 
+def everything(plan: StatePlan, key: StateKey, state: ReactiveState) -> Update:
+    """Return the update that brings a page to a state, whatever it shows of it."""
+    codec = plan.codec
+    values = codec.wire_values(state, codec.signals, codec.texts(state))
+    objects = tuple(name for name, value in values.items() if is_object(value))
+    rendered = {name: render_fragment(plan, name, state) for name in plan.cls.__faststate_fragments__}
+    return Update(plan, key, state.version, state.version, None, (), values, values, objects, rendered)
+
+
 def unchanged(plan: StatePlan, key: StateKey, version: str) -> Update:
     """Return an update without a change, to carry one-off elements to the streams of a state."""
     return Update(plan, key, version, version, None, (), {}, {})

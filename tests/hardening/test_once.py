@@ -18,6 +18,7 @@ from faststate_asgi import (
     StateConfig,
     StateScope,
     event,
+    fragment,
 )
 from faststate_asgi.testing import FastStateClient
 from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
@@ -272,6 +273,52 @@ async def test_a_form_that_is_sent_again_with_another_boundary_is_the_same_reque
 
 
 ANSWER_OF_SHELF = b'event: datastar-patch-signals\ndata: signals {"count":1}\n\n'
+
+
+async def test_a_repetition_of_an_answer_that_is_too_large_to_keep_gets_what_the_states_hold() -> None:
+    size = 20_000
+
+    class Notes(ReactiveState):
+        """Holds much."""
+
+        text: str = ""
+        marks: dict[str, int] = {}
+
+        @event
+        def write(self, by: int = 1) -> None:
+            self.text, self.marks = "x" * size, {"a": by}
+
+        @event
+        async def write_in_steps(self) -> AsyncIterator[None]:
+            self.text, self.marks = "y" * size, {"b": 1}
+            yield
+
+        @event
+        async def note(self) -> Response:
+            return Response("x" * size, status_code=201)
+
+        @fragment(on="text")
+        def line(self) -> Any:
+            return Html(f'<p id="line">{len(self.text)}</p>')
+
+    for config in (GLOBAL, StateConfig()):
+        async with FastStateClient(wrapped((Notes, config))) as client:
+            await client.call("Notes/note")
+            for name in ("write", "write_in_steps"):
+                first = await client.call(f"Notes/{name}", key="click")
+                again = await client.call(f"Notes/{name}", key="click")
+                assert again.signals == first.signals
+                assert len(first.signals["text"]) == size
+                assert "20000</p>" in again.text
+            assert 'signals {"marks":""}' in again.text, "keys that went since are gone in the page"
+            live = await client.call("Notes/write", key="click", headers={"FastState-Live": "Notes"})
+            assert (live.status, live.body) == (204, b""), "the stream has brought it"
+            own = [await client.call("Notes/note", key="own") for _ in range(2)]
+            assert [(answer.status, len(answer.body)) for answer in own] == [(201, size), (201, 0)]
+    async with FastStateClient(wrapped(Notes)) as client:
+        await client.call("Notes/write", key="click")
+        new = await client.another().call("Notes/write", key="click")
+        assert (new.status, "set-cookie" in new.headers) == (204, True), "it has not got its session yet"
 
 
 async def test_another_record_under_the_same_key_is_refused() -> None:
