@@ -140,7 +140,7 @@ class StatePlan:
             if version < self.config.schema_version:
                 return self.codec.load(self.codec.known(self._upgraded(data, version))), None
             return self.codec.load(self.codec.known(data)), self.codec.unknown(data)
-        except ValidationError as exc:
+        except ValueError as exc:  # a ValidationError, or no JSON at all
             raise self.unreadable(exc) from None
 
     def _upgraded(self, data: bytes, version: int) -> bytes:
