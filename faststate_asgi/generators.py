@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from .calls import Call, is_cancelled, recalled, remembered, reused
+from .calls import Call, is_cancelled, recalled, remembered, reused, stopping
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
-from .repeats import RUNNING, answer_of_other, running_note
+from .repeats import RUNNING, answer_of_other, interrupted, running_note
 from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
@@ -178,6 +178,9 @@ class Generators:
                     await turn.release()
         except Exception as exc:
             self._fail_stream(call, streamed, exc)
+        except asyncio.CancelledError:
+            self._fail_stream(call, streamed, interrupted() if has_run else stopping())
+            raise
         finally:
             if segments is not None:
                 await segments.aclose()

@@ -42,4 +42,9 @@ async def answer_of_other(answers: Store, call: Call, note: Answer) -> Answer:
             return found
         if found is not None and found.body != note.body:
             note, changed_at = found, loop.time()
-    return call.failed(ConflictError("The event was interrupted; some of its steps may have been made"))
+    return call.failed(interrupted())
+
+
+def interrupted() -> ConflictError:
+    """Return the failure of a generator that did not come to its end."""
+    return ConflictError("The event was interrupted; some of its steps may have been made")
