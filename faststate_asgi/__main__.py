@@ -135,7 +135,7 @@ def _routes(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     engine = _engine_of(options.app)
-    engine.backends.check()
+    engine.check()
     found = findings(engine.registry)
     for finding in found:
         print(finding)
