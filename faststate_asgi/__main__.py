@@ -141,7 +141,7 @@ def _routes(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     app = _wrapped(options.app)
     engine: FastState = app.faststate
-    engine.backends.check()
+    engine.check()
     found = findings(engine.registry) + route_findings(app)
     for finding in found:
         print(finding)

@@ -162,6 +162,16 @@ class FastState:
             if self._loop is not loop:
                 await self._open(loop)
 
+    def check(self) -> None:
+        """Look for what would keep the engine from working.
+
+        Raises:
+            ConfigurationError: a setting that only shows now, such as a missing file or too many workers for memory.
+        """
+        self.backends.check()
+        if self.local_script is not None:
+            self.local_script.content()
+
     async def ensure_serving(self) -> None:
         """Start what a request needs; a server that sends no lifespan stops by its signal alone."""
         await self.ensure_open()
@@ -170,7 +180,7 @@ class FastState:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
             await self._leave(self._loop)
-        self.backends.check()
+        self.check()
         for finding in findings(self.registry):
             logger.warning("%s", finding)
         settings = self.settings

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from threading import get_ident
 from typing import Any, TypeVar
 
-from .calls import Call, is_cancelled, recalled, remembered, reused
+from .calls import Call, is_cancelled, recalled, remembered, reused, stopping
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
-from .repeats import RUNNING, answer_of_other, claimed, running_note
+from .repeats import RUNNING, answer_of_other, claimed, interrupted, running_note
 from .responses import error_frame
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
@@ -198,6 +198,9 @@ class Generators:
                     await turn.release()
         except (Exception, *ENDS_OF_PROGRAMS) as exc:
             self._fail_stream(call, streamed, exc)
+        except asyncio.CancelledError:
+            self._fail_stream(call, streamed, interrupted() if has_run else stopping())
+            raise
         finally:
             if segments is not None:
                 await segments.aclose()

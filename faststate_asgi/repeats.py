@@ -52,7 +52,7 @@ async def answer_of_other(answers: Store, call: Call, note: Answer) -> Answer:
             return found
         if found is not None and found.body != note.body:
             note, changed_at = found, loop.time()
-    return call.failed(ConflictError("The event was interrupted; some of its steps may have been made"))
+    return call.failed(interrupted())
 
 
 class Claim:
@@ -122,3 +122,8 @@ async def answer_of_first(answers: Store, call: Call) -> Answer | None:
     if found is not None and found.status == RUNNING:
         return await answer_of_other(answers, call, found)
     return found
+
+
+def interrupted() -> ConflictError:
+    """Return the failure of a generator that did not come to its end."""
+    return ConflictError("The event was interrupted; some of its steps may have been made")

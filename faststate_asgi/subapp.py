@@ -36,7 +36,7 @@ STATS_GUARD = Guard(True, frozenset({"faststate.stats"}))
 
 
 class LocalScript:
-    """The Datastar client served from a file; read when first asked for.
+    """The Datastar client served from a file; read once, when the engine opens.
 
     Args:
         path: the file that ``datastar_url`` names.
@@ -58,7 +58,8 @@ class LocalScript:
                 self._content = self._path.read_bytes()
             except OSError as exc:
                 raise ConfigurationError(
-                    f"datastar_url names {self._path}, which cannot be read ({exc.strerror})"
+                    f"datastar_url names {self._path}, which cannot be read ({exc.strerror}); "
+                    "give the path of a file, or an address that begins with https:// or /"
                 ) from None
             self.digest = blake2b(self._content, digest_size=8).hexdigest()
         return self._content
@@ -170,8 +171,10 @@ class SubApp:
             (b"content-type", b"text/javascript; charset=utf-8"),
             (b"cache-control", caching),
             (b"x-content-type-options", b"nosniff"),
+            (b"content-length", str(len(body)).encode()),
         ]
-        await respond(send, 200, headers, b"" if scope["method"] == "HEAD" else body)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 class _Mounted:

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from contextvars import Context
+from typing import Any, Literal
 
 import pytest
 from starlette.datastructures import UploadFile
@@ -402,6 +403,74 @@ async def test_a_repetition_reads_along_with_a_running_generator() -> None:
         proceed.set()
         assert (await first).text == (await second).text
         assert (await first).signals == {"count": 2}
+
+
+class Cut(ReactiveState):
+    """Its generators are cut off: by themselves, or as a server does whose time to stop is over."""
+
+    count: int = 0
+
+    @event
+    async def in_the_middle(self, whose: Literal["own", "server's"]) -> AsyncIterator[None]:
+        RAN.append(1)
+        self.count += 1
+        yield None
+        await self._cut_off(whose)
+
+    @event
+    async def at_once(self, whose: Literal["own", "server's"]) -> AsyncIterator[None]:
+        RAN.append(1)
+        await self._cut_off(whose)
+        yield None
+
+    async def _cut_off(self, whose: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if whose == "own":
+            task.cancel()
+        else:
+            CUT_OFF[0]()
+        await asyncio.sleep(10)
+
+
+CUT_OFF: list[Any] = []
+
+
+@pytest.mark.parametrize("datastar", [True, False])
+@pytest.mark.parametrize("whose", ["own", "server's"])
+@pytest.mark.parametrize("name", ["in_the_middle", "at_once"])
+async def test_a_generator_that_is_cut_off_says_so_then_and_later(name: str, whose: str, datastar: bool) -> None:
+    """Whoever took half of the steps for all of them would not make the rest."""
+    app = wrapped((Cut, GLOBAL))
+    async with FastStateClient(app) as client:
+        CUT_OFF[:] = [app.faststate.runtime.give_up]
+        answers = [
+            await client.call(f"Cut/{name}", whose=whose, key="click", datastar=datastar),
+            await client.call(f"Cut/{name}", whose=whose, key="click", datastar=datastar),
+        ]
+        for answer in answers:
+            assert answer.error is not None
+            assert (answer.error["status"], "interrupted" in answer.error["detail"]) == (409, True)
+        assert answers[0].body == answers[1].body
+        assert (await app.faststate.get(Cut)).count == (name == "in_the_middle")
+    assert RAN == [1]
+
+
+async def test_a_generator_that_the_end_of_the_server_finds_before_its_turn_may_be_tried_again() -> None:
+    app = wrapped((Cut, GLOBAL))
+    async with FastStateClient(app) as client:
+        async with app.faststate.transaction(Cut):
+            call = client.call("Cut/in_the_middle", whose="own", key="click", datastar=False)
+            waiting = asyncio.create_task(call, context=Context())  # or it would be a turn inside a turn
+            async with asyncio.timeout(10):
+                while app.faststate.runtime.turns.mailboxes.waiting < 1:
+                    await asyncio.sleep(0.01)
+            app.faststate.runtime.give_up()
+            refused = await waiting
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert not RAN
+        assert (await client.call("Cut/in_the_middle", whose="own", key="click")).error is not None
+    assert RAN == [1]
 
 
 async def test_refusals_are_not_remembered() -> None:

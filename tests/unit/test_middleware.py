@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,35 @@ def test_a_signal_after_the_event_loop_is_gone_goes_to_those_before() -> None:
         app.faststate.restore_signals()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_client_script_that_is_not_there_is_an_error_at_the_start() -> None:
+    app = wrapped((Shop, GLOBAL), datastar_url="nofile.js")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "datastar_url names nofile.js" in sent[0]["message"]
+    with pytest.raises(ConfigurationError, match=r"datastar_url names nofile\.js"):
+        app.faststate.check()
+
+
+async def test_head_of_the_client_script_tells_its_length(tmp_path: Path) -> None:
+    script = tmp_path / "datastar.js"
+    script.write_text("let it = 'be'")
+    app = wrapped((Shop, GLOBAL), datastar_url=str(script))
+    async with FastStateClient(app) as client:
+        whole = await client.get("/faststate/datastar.js")
+        head = await client.request("HEAD", "/faststate/datastar.js")
+        assert (whole.body, head.body) == (script.read_bytes(), b"")
+        assert whole.headers == head.headers
+        assert head.headers["content-length"] == "13"
 
 
 async def test_an_app_without_lifespan_is_fine() -> None:
