@@ -84,6 +84,8 @@ class Codec:
         self._sent_as_stored = frozenset(
             n for n in self._complex if n in schemas and is_sent_as_stored(schemas[n], core, own)
         )
+        self.odd_defaults: dict[str, Json] = {}
+        """Defaults that their fields refuse, such as an empty name that must not be empty; they stay until they are set."""
         self._dump = storage_dump(core, own)
         self._new: Callable[[type[ReactiveState]], ReactiveState] = object.__new__
         self._validate = cls.__pydantic_validator__.validate_json
@@ -130,8 +132,22 @@ class Codec:
         """
         # SQLModel's own __new__ prepares what the validator sets anyway.
         state = self._new(self.cls)
-        self._validate(data, self_instance=state, by_alias=False, by_name=True)
+        try:
+            self._validate(data, self_instance=state, by_alias=False, by_name=True)
+        except ValidationError as exc:
+            left = self._without_odd_defaults(data, exc) if self.odd_defaults else None
+            if left is None:
+                raise
+            self._validate(left, self_instance=state, by_alias=False, by_name=True)
         return state
+
+    def _without_odd_defaults(self, data: bytes, exc: ValidationError) -> bytes | None:
+        """Return a snapshot that was refused without defaults that no field accepts, None if that is not all of it."""
+        fields = from_json(data)
+        refused = {str(error["loc"][0]) if error["loc"] else "" for error in exc.errors(include_url=False)}
+        if any(name not in self.odd_defaults or fields.get(name) != self.odd_defaults[name] for name in refused):
+            return None
+        return to_json({name: value for name, value in fields.items() if name not in refused})
 
     def unknown(self, data: bytes) -> dict[str, Json]:
         """Return the fields of a snapshot that the class does not have."""

@@ -574,13 +574,24 @@ def _check_defaults(cls: type[ReactiveState]) -> None:
         return
     codec = cls.__faststate_codec__()
     try:
-        codec.validated(codec.dump(state))
+        data = codec.dump(state)
+        codec.odd_defaults = {name: from_json(data).get(name) for name in _refused_defaults(cls, state)}
+        codec.validated(data)
     except Exception as exc:  # validators may raise anything
         reason = str(exc)[:200] or type(exc).__name__
         raise ConfigurationError(
-            f"{cls.__name__}: what is stored of its defaults cannot be read again ({reason}); a default must be a value "
-            "that its field accepts, and a validator must accept what it has returned"
+            f"{cls.__name__}: what is stored of its defaults cannot be read again ({reason}); a validator must accept "
+            "what it has returned"
         ) from exc
+
+
+def _refused_defaults(cls: type[ReactiveState], state: ReactiveState) -> set[str]:
+    """Return the fields whose default they refuse themselves, such as an empty name that must not be empty."""
+    try:
+        cls.__pydantic_validator__.validate_python(dict(state), by_alias=False, by_name=True)
+    except ValidationError as exc:
+        return {str(error["loc"][0]) for error in exc.errors(include_url=False) if error["loc"]}
+    return set()
 
 
 def make_plan(cls: type[ReactiveState], config: StateConfig) -> StatePlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, field_validator
 
 from faststate_asgi import (
     FastState,
@@ -173,3 +173,43 @@ async def test_a_value_that_a_field_refuses_is_in_no_answer(caplog: pytest.LogCa
         answer = await client.call("Note/misuse", datastar=False)
     assert (answer.status, "pin" in answer.text, "SECRET" in answer.text) == (500, True, False)
     assert "input_value" not in caplog.text
+
+
+class Entry(ReactiveState):
+    """Begins with what no one may enter."""
+
+    name: str = Field("", min_length=1)
+    mail: str = ""
+    tags: list[str] = []
+    clicks: int = 0
+
+    @field_validator("mail")
+    @classmethod
+    def _has_an_at(cls, value: str) -> str:
+        if "@" not in value:
+            raise ValueError("no address")
+        return value
+
+    @event
+    async def click(self) -> None:
+        self.clicks += 1
+        self.tags.append("x")
+
+    @event
+    async def enter(self, name: str, mail: str) -> None:
+        self.name, self.mail = name, mail
+
+
+async def test_a_default_that_its_own_field_refuses_stays_until_it_is_set() -> None:
+    registry = StateRegistry()
+    registry.register(Entry, StateConfig(scope=StateScope.GLOBAL))
+    app = FastStateMiddleware(plain_app, registry=registry, secret_key=SECRET)
+    async with FastStateClient(app) as client:
+        for clicks in (1, 2):
+            assert (await client.call(Entry.click)).signals["clicks"] == clicks
+        for name, mail in (("", "a@b"), ("a", "b")):
+            assert (await client.call(Entry.enter, name=name, mail=mail)).error is not None
+        assert (await client.call(Entry.enter, name="a", mail="a@b")).signals == {"name": "a", "mail": "a@b"}
+        assert (await client.call(Entry.click)).signals["clicks"] == 3
+        state = await app.faststate.get(Entry)
+        assert (state.name, state.mail, state.tags) == ("a", "a@b", ["x"] * 3)
