@@ -85,10 +85,14 @@ class Exchange:
 
 
 class Audience:
-    """The far ends of all streams: take what they are sent at once, and count it."""
+    """The far ends of all streams: take what they are sent at once, and count it.
+
+    Like uvicorn's requests it has a transport, by which `send` is known to be the server's own.
+    """
 
     def __init__(self) -> None:
         """Expect nothing yet."""
+        self.transport = asyncio.Transport()
         self.left = 0
         self.all_there = asyncio.Event()
 
@@ -186,14 +190,23 @@ async def page_operation() -> Operation:
     return lambda number: in_batches(number, one)
 
 
-async def broadcast_operation() -> Operation:
-    """Return what delivers changes of one global state to `STREAMS` open streams; counts deliveries."""
+async def broadcast_operation(*, is_wrapped: bool = False) -> Operation:
+    """Return what delivers changes of one global state to `STREAMS` open streams; counts deliveries.
+
+    Args:
+        is_wrapped: whether a middleware stands between the server and the package, as in most frameworks.
+    """
+
+    async def wrapped(message: dict[str, Any]) -> None:
+        await audience.send(message)
+
     audience, path = Audience(), f"{EVENTS}/Board/publish"
+    send = wrapped if is_wrapped else audience.send
     headers = [*BROWSER, (b"cookie", (await cookies(1))[0])]
     audience.expect(2 * STREAMS)
     streams = [
         asyncio.create_task(
-            apps.app(scope_of("GET", "/faststate/sse", b"states=Board", BROWSER), audience.receive, audience.send)
+            apps.app(scope_of("GET", "/faststate/sse", b"states=Board", BROWSER), audience.receive, send)
         )
         for _ in range(STREAMS)
     ]
@@ -221,6 +234,7 @@ OPERATIONS: dict[str, tuple[Callable[[], Awaitable[Operation]], int]] = {
     "event inside 1 000 rows": (lambda: event_operation(f"{EVENTS}/Table/increment_row"), 16),
     "page": (page_operation, 320),
     "delivery": (broadcast_operation, 20 * STREAMS),
+    "delivery, wrapped send": (lambda: broadcast_operation(is_wrapped=True), 20 * STREAMS),
 }
 
 

@@ -103,29 +103,19 @@ class Live(_Rendered):
                 )
         self.states = states
 
-    @property
-    def labels(self) -> str:
-        """The value of ``states=`` in the stream's address."""
-        return ",".join(dict.fromkeys(state.key.label for state in self.states if state.key is not None))
-
     def __html__(self) -> str:
-        labels, seeds = self.labels, dict[str, Json]()
+        numbers, seeds, bound = dict[str, str](), dict[str, Json](), list[str]()
         for state in self.states:
+            assert state.key is not None, "looked at by __init__"
+            numbers[state.key.label] = number_of(state.version)
             merge(seeds, state.signals())
+            bound += [".".join((*state.signal_path, name)) for name in state.__faststate_bound__]
+        labels = ",".join(numbers)  # the value of `states=` in the stream's address
         seeds["_faststate"] = {"error": "", "connected": False, "live": labels}
-        bound = tuple(
-            ".".join((*state.signal_path, name)) for state in self.states for name in state.__faststate_bound__
-        )
-        before, after = _around(labels, bound, mount_url(), heartbeat_s())
+        before, after = _around(labels, tuple(bound), mount_url(), heartbeat_s())
         # Not within the expressions: a page that is patched with a newer element would open another stream.
-        before = before.replace(_SEEN, self._seen)
+        before = before.replace(_SEEN, "-".join(numbers.values()))
         return Markup(f"{before}{frames.attribute(frames.expression(seeds))}{after}")
-
-    @property
-    def _seen(self) -> str:
-        """The number of the version of each state, in the order of the labels."""
-        numbers = {state.key.label: number_of(state.version) for state in self.states if state.key is not None}
-        return "-".join(numbers.values())
 
 
 @lru_cache(maxsize=1024)
