@@ -227,20 +227,21 @@ async def test_r12_r13_a_stalled_reader_among_many_costs_the_others_nothing(chan
             (mirror,) = engine.hub.watched
             return len(mirror.once), len(mirror.changed_at), len(asyncio.all_tasks())
 
-        async with engine.transaction(Counter) as state:
-            state.count += 1
-        await streams[1].until(lambda signals: signals["count"] == 1)
+        for count in (1, 2):  # the first makes the writer of the stalled one, the second what stands by for others
+            async with engine.transaction(Counter) as state:
+                state.count += 1
+            await streams[1].until(lambda signals, count=count: signals["count"] == count)
         before, delivered = held(), engine.hub.deliveries
         for _ in range(changes):
             async with engine.transaction(Counter) as state:
                 state.count += 1
-        await asyncio.gather(*(one.until(lambda signals: signals["count"] == changes + 1) for one in streams[1:]))
+        await asyncio.gather(*(one.until(lambda signals: signals["count"] == changes + 2) for one in streams[1:]))
         async with asyncio.timeout(20):
             while held() != before:  # whoever was behind has read all, but its writer may still be ending
                 await asyncio.sleep(0.01)
         assert engine.hub.deliveries - delivered <= changes * (len(streams) - 1), "nothing is tried for the stalled one"
         stalled.resume()
-        await stalled.until(lambda signals: signals["count"] == changes + 1)
+        await stalled.until(lambda signals: signals["count"] == changes + 2)
         assert len(stalled.frames) <= 3, "the newest value, not the backlog"
 
 
