@@ -588,7 +588,8 @@ def _check_defaults(cls: type[ReactiveState]) -> None:
 def _refused_defaults(cls: type[ReactiveState], state: ReactiveState) -> set[str]:
     """Return the fields whose default they refuse themselves, such as an empty name that must not be empty."""
     try:
-        cls.__pydantic_validator__.validate_python(dict(state), by_alias=False, by_name=True)
+        values = {name: value for name, value in vars(state).items() if name in cls.model_fields}
+        cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
     except ValidationError as exc:
         return {str(error["loc"][0]) for error in exc.errors(include_url=False) if error["loc"]}
     return set()
