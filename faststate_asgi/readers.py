@@ -19,6 +19,7 @@ LOOKS_PER_DEADLINE = 4
 # The beginning of Linux' `struct tcp_info`: eight fields of one byte, then `rto` and what follows up to `last_ack_recv`.
 _TCP_INFO = struct.Struct("=8B13I")
 _PROBES, _UNACKED, _LAST_ACK_MS = 3, 12, 20
+_CLOSED = (OSError, ValueError)  # what asyncio and uvloop say of a connection that is closed already
 
 
 def _socket_of(transport: Any) -> Any:
@@ -32,7 +33,7 @@ def bound_backlog(transport: Any) -> None:
     """Let the kernel keep little for a reader; by itself it takes megabytes before a write waits."""
     sock = _socket_of(transport)
     if sock is not None:
-        with suppress(OSError):  # it may be closed already
+        with suppress(*_CLOSED):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
 
 
@@ -47,7 +48,7 @@ def silent_for(transport: Any) -> float:
         return 0.0
     try:
         info = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
-    except OSError:
+    except _CLOSED:
         return 0.0
     return info[_LAST_ACK_MS] / 1000 if info[_UNACKED] or info[_PROBES] else 0.0
 
