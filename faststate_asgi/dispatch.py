@@ -7,6 +7,7 @@ session, rights, rate and size, all before the body is read.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,7 @@ async def handle_event(
             except RateLimitedError:
                 if not await runtime.is_known(request):
                     raise
-            incoming = read_incoming(
-                receive, headers, method, scope.get("query_string", b""), settings.max_body, settings.max_file
-            )
+            incoming = _incoming(request, receive)
             request.take(incoming if isinstance(incoming, Incoming) else await incoming)
             if route.is_generator:
                 await _send_stream(request, await runtime.stream(request), receive, send)
@@ -104,6 +103,19 @@ async def handle_event(
             await request.incoming.aclose()
 
 
+def _incoming(request: EventRequest, receive: Receive) -> Incoming | Awaitable[Incoming]:
+    """Return the data of a request, or what waits for them."""
+    settings, scope = request.engine.settings, request.scope
+    return read_incoming(
+        receive,
+        request.context.headers,
+        scope["method"],
+        scope.get("query_string", b""),
+        settings.max_body,
+        settings.max_file,
+    )
+
+
 async def _refused(request: EventRequest, receive: Receive, exc: Exception) -> Answer | StreamedCall:
     """Return the answer of a request that may not run."""
     try:
@@ -126,15 +138,7 @@ async def _first_of_old_cookie(request: EventRequest, receive: Receive) -> Answe
 
     async def read() -> None:
         if request.incoming is NOTHING:
-            settings, scope = engine.settings, request.scope
-            incoming = read_incoming(
-                receive,
-                context.headers,
-                scope["method"],
-                scope.get("query_string", b""),
-                settings.max_body,
-                settings.max_file,
-            )
+            incoming = _incoming(request, receive)
             incoming = incoming if isinstance(incoming, Incoming) else await incoming
             with suppress(RequestError):  # its digest is all that is asked for
                 request.take(incoming)

@@ -575,7 +575,8 @@ def _check_defaults(cls: type[ReactiveState]) -> None:
     codec = cls.__faststate_codec__()
     try:
         data = codec.dump(state)
-        codec.odd_defaults = {name: from_json(data).get(name) for name in _refused_defaults(cls, state)}
+        stored = from_json(data)
+        codec.odd_defaults = {name: stored.get(name) for name in _refused_defaults(cls, state)}
         codec.validated(data)
     except Exception as exc:  # validators may raise anything
         reason = str(exc)[:200] or type(exc).__name__

@@ -53,6 +53,13 @@ def host(site: SiteServer) -> str:
     return f"127.0.0.1:{site.port}"
 
 
+async def until_running(folder: Path) -> None:
+    """Wait until the slow event has left its mark."""
+    async with asyncio.timeout(10):
+        while not (folder / "running").exists():
+            await asyncio.sleep(0.01)
+
+
 async def left_within(site: SiteServer, deadline_s: float) -> float:
     """Return after how many seconds the process was gone."""
     began = time.monotonic()
@@ -119,9 +126,7 @@ async def test_an_event_of_an_app_that_gets_no_lifespan_is_given_up_too(
     environment = {"MARKS": str(tmp_path), "SLOW_S": "30", "FASTSTATE_DRAIN_TIMEOUT": "0.5"}
     site = serve(APP, "--lifespan", "off", env=environment)
     async with await Connection.open(site, POST.format(host=host(site), name="Tally/add_slowly")) as request:
-        async with asyncio.timeout(10):
-            while not (tmp_path / "running").exists():
-                await asyncio.sleep(0.01)
+        await until_running(tmp_path)
         site.terminate()
         assert await left_within(site, 12) < 2.5 * slack
         assert b" 503 " in await request.rest()
@@ -135,9 +140,7 @@ async def test_an_event_that_runs_is_finished_first(serve: Serve, tmp_path: Path
         await Connection.open(site, STREAM.format(host=host(site))) as tab,
     ):
         await tab.until(b'"live":"Tally"')
-        async with asyncio.timeout(10):
-            while not (tmp_path / "running").exists():
-                await asyncio.sleep(0.01)
+        await until_running(tmp_path)
         site.terminate()
         answer = await request.rest()
         assert b" 200 OK" in answer
@@ -152,9 +155,7 @@ async def test_an_event_that_does_not_end_is_given_up(serve: Serve, tmp_path: Pa
     environment = {"MARKS": str(tmp_path), "SLOW_S": "30", "FASTSTATE_DRAIN_TIMEOUT": "0.5"}
     site = serve(APP, env=environment)
     async with await Connection.open(site, POST.format(host=host(site), name="Tally/add_slowly")) as request:
-        async with asyncio.timeout(10):
-            while not (tmp_path / "running").exists():
-                await asyncio.sleep(0.01)
+        await until_running(tmp_path)
         site.terminate()
         assert await left_within(site, 12) < 2.5 * slack
         answer = await request.rest()
@@ -169,9 +170,7 @@ async def test_a_new_event_is_refused_while_the_server_stops(serve: Serve, tmp_p
         await Connection.open(site, POST.format(host=host(site), name="OwnTally/add_inline")) as late,
     ):
         await late.until(b'"total":1}}\n\n')
-        async with asyncio.timeout(10):
-            while not (tmp_path / "running").exists():
-                await asyncio.sleep(0.01)
+        await until_running(tmp_path)
         site.terminate()
         async with asyncio.timeout(10):
             while "Shutting down" not in site.log:
