@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 
 from .calls import (
     Call,
-    Deadlines,
-    Running,
+    concluded,
     is_cancelled,
     is_refusal,
     known_answer,
@@ -30,6 +29,7 @@ from .eager import InContext, Starter, Suspended
 from .errors import FastStateError
 from .events import Kind
 from .keys import StateKey
+from .running import Deadlines, Running
 from .stores.base import NO_VERSION, Answer, Lease, Snapshot, Store, Write
 from .turns import Prepared, Turn, Turns, current_turn
 from .updates import Update
@@ -265,12 +265,12 @@ class Batches:
             turn.holder = result.task
             outcome = running.go_on(result)
         running.outcome = outcome
-        self._deadlines.add(running, call.spec.options.timeout_s)
+        self._deadlines.add(running)
         try:
             await self._commit(batch, release=False)
             return await outcome
         finally:
-            self._deadlines.drop(running, call.spec.options.timeout_s)
+            self._deadlines.drop(running)
 
     def _refuse(self, batch: Batch, running: Running, exc: BaseException) -> None:
         """Answer a claimed call whose handler failed: nothing of it is changed; that it ran is remembered."""
@@ -407,12 +407,6 @@ def after(snapshot: Snapshot | None, writes: Sequence[Write]) -> Snapshot | None
     for write in writes:
         snapshot = None if write.data is None else Snapshot(write.version, write.data, write.shape)
     return snapshot
-
-
-def concluded(call: Call, turn: Turn, result: Any) -> tuple[Prepared, Answer]:
-    """Do all that can fail after a handler has returned and before the commit."""
-    prepared = turn.prepare()
-    return prepared, call.respond(prepared, result)
 
 
 def worked(call: Call, turn: Turn) -> tuple[Prepared, Answer]:

@@ -15,12 +15,11 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import Any, TypeAlias, TypeVar
 
-from .batches import Batches, concluded
+from .batches import Batches
 from .calls import (
     MAX_ANSWER_BYTES,
     Call,
-    Deadlines,
-    Running,
+    concluded,
     is_cancelled,
     is_refusal,
     kept,
@@ -45,6 +44,7 @@ from .mailboxes import busy
 from .nested import taking_part, turn_of
 from .registry import StatePlan
 from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
+from .running import Deadlines, Running
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
@@ -149,7 +149,7 @@ class Runtime:
         except BaseException:
             self._forget(running)
             raise
-        self._deadlines.add(running, call.spec.options.timeout_s)
+        self._deadlines.add(running)
         if is_free:
             mailboxes.leave(key)  # to whoever serves the line
         return running.waiters[0]
@@ -210,7 +210,7 @@ class Runtime:
 
     def _forget(self, running: Running) -> None:
         """Let later repetitions find the answer in the store."""
-        self._deadlines.drop(running, running.call.spec.options.timeout_s)
+        self._deadlines.drop(running)
         self._calls.discard(running)
         for name in running.call.names:
             if self._running.get(name) is running:
@@ -351,7 +351,7 @@ class Runtime:
         running = self._begun(call)
         running.begin()
         running.task = turn.holder = suspended.task
-        self._deadlines.add(running, call.spec.options.timeout_s)
+        self._deadlines.add(running)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
         suspended.go_on(self._finish(running, turn, suspended))
         return running.waiters[0]
@@ -367,7 +367,7 @@ class Runtime:
     def _hop(self, call: Call, turn: Turn, now: ImmediateStore) -> Awaitable[Answer]:
         """Run a ``def`` handler in a worker thread."""
         running = self._begun(call)
-        self._deadlines.add(running, call.spec.options.timeout_s)
+        self._deadlines.add(running)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
 
         def work() -> Any:
@@ -459,7 +459,7 @@ class Runtime:
         """Run a handler in its turn, and commit. Errors of the handler are answers too."""
         call = running.call
         running.outcome = asyncio.get_running_loop().create_future()
-        self._deadlines.add(running, call.spec.options.timeout_s)
+        self._deadlines.add(running)
         handling = asyncio.get_running_loop().create_task(_with_errors(self._handled(call, turn)))
         running.task = handling
         self._adopt(handling)
@@ -475,7 +475,7 @@ class Runtime:
             if is_cancelled():
                 raise
             return await self._failed(call, turn, exc)
-        self._deadlines.drop(running, call.spec.options.timeout_s)
+        self._deadlines.drop(running)
         await self._commit(call, turn, prepared, answer, running.started_at)
         return answer
 
