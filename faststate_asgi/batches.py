@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -29,10 +29,9 @@ from .eager import InContext, Starter, Suspended
 from .errors import FastStateError
 from .events import Kind
 from .keys import StateKey
-from .running import Deadlines, Running
+from .running import Running, RunningCalls
 from .stores.base import NO_VERSION, Answer, Lease, Snapshot, Store, Write
 from .turns import Prepared, Turn, Turns, current_turn
-from .updates import Update
 from .workers import Workers
 
 logger = logging.getLogger("faststate.events")
@@ -86,10 +85,7 @@ class Batches:
         answers: the store of idempotency answers.
         starter: starts handlers.
         workers: run ``def`` handlers.
-        own: runs a coroutine in a task that nobody else can cancel.
-        deadlines: tell handlers that wait when their time is over.
-        committed: is told what was committed.
-        settle: gives a call its answer.
+        calls: those that run.
         idempotency_ttl_s: how long an answer is remembered.
     """
 
@@ -99,16 +95,11 @@ class Batches:
         answers: Store,
         starter: Starter,
         workers: Workers,
-        *,
-        own: Callable[[Coroutine[Any, Any, None]], None],
-        deadlines: Deadlines,
-        committed: Callable[[Call, Sequence[Update], float], None],
-        settle: Callable[[Running, Answer], None],
+        calls: RunningCalls,
         idempotency_ttl_s: float,
     ) -> None:
         self._turns, self._answers, self._starter, self._workers = turns, answers, starter, workers
-        self._own, self._deadlines, self._committed, self._settle = own, deadlines, committed, settle
-        self._idempotency_ttl_s = idempotency_ttl_s
+        self._calls, self._idempotency_ttl_s = calls, idempotency_ttl_s
         self._served: dict[asyncio.Task[Any], Running] = {}
 
     def event_of(self, task: asyncio.Task[Any]) -> str | None:
@@ -118,7 +109,7 @@ class Batches:
 
     def serve(self, key: StateKey) -> None:
         """Take over the turn on a key: run the calls at the head of its line, then pass the turn on."""
-        self._own(self._serve(key))
+        self._calls.own(self._serve(key))
 
     async def _serve(self, key: StateKey) -> None:
         mailboxes = self._turns.mailboxes
@@ -136,13 +127,13 @@ class Batches:
         except Exception as exc:
             for running in calls:
                 if running.begin() and running.claim():
-                    self._settle(running, running.call.failed(exc))
+                    self._calls.settle(running, running.call.failed(exc))
             return
         try:
             await self._run_all(batch, deque(calls))
         finally:
             for running, _, _ in batch.done:  # which ran while a commit failed, or this task was cancelled
-                self._settle(running, running.call.failed(batch.broken or stopping()))
+                self._calls.settle(running, running.call.failed(batch.broken or stopping()))
             await self._close(batch)
         if batch.lease is not None and len(calls) > 1:
             await self._gather(batch, len(calls))
@@ -194,7 +185,7 @@ class Batches:
         """Answer a call that needs not run."""
         answer = known_answer(running.call, batch.known) if batch.known else None
         if answer is not None and running.begin() and running.claim():
-            self._settle(running, answer)
+            self._calls.settle(running, answer)
         return answer is not None
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -218,7 +209,7 @@ class Batches:
             await self._commit(batch, release=True)
         for running in calls:
             if running.begin() and running.claim():
-                self._settle(running, running.call.failed(batch.broken or stopping()))
+                self._calls.settle(running, running.call.failed(batch.broken or stopping()))
 
     async def _run_here(self, batch: Batch, running: Running) -> None:
         """Run one call from the event loop."""
@@ -265,18 +256,18 @@ class Batches:
             turn.holder = result.task
             outcome = running.go_on(result)
         running.outcome = outcome
-        self._deadlines.add(running)
+        self._calls.deadlines.add(running)
         try:
             await self._commit(batch, release=False)
             return await outcome
         finally:
-            self._deadlines.drop(running)
+            self._calls.deadlines.drop(running)
 
     def _refuse(self, batch: Batch, running: Running, exc: BaseException) -> None:
         """Answer a claimed call whose handler failed: nothing of it is changed; that it ran is remembered."""
         answer = running.call.failed(exc)
         if is_refusal(exc):
-            self._settle(running, answer)
+            self._calls.settle(running, answer)
         else:
             batch.done.append((running, None, answer))
 
@@ -356,15 +347,15 @@ class Batches:
         except Exception as exc:
             batch.broken = exc
             for running, _, _ in done:
-                self._settle(running, running.call.failed(exc))
+                self._calls.settle(running, running.call.failed(exc))
             return
         updates = [update for _, prepared, _ in done if prepared is not None for update in prepared.updates]
         if updates:
             self._turns.announce(updates)
         for running, prepared, answer in done:
             if prepared is not None:
-                self._committed(running.call, prepared.updates, running.started_at)
-            self._settle(running, answer)
+                self._calls.committed(running.call, prepared.updates, running.started_at)
+            self._calls.settle(running, answer)
 
     async def _store(self, batch: Batch, done: list[Done], *, release: bool) -> None:
         """Make one commit of all; answers that live elsewhere follow."""

@@ -7,7 +7,7 @@ import contextvars
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from .events import EventSpec, Kind
 from .keys import StateKey
 from .repeats import RUNNING, answer_of_other, claimed, interrupted, running_note
 from .responses import error_frame
+from .running import RunningCalls
 from .state import ReactiveState, bind, bond_of
 from .stores.base import Answer, DatabaseSession, Store
 from .turns import Prepared, Turn, Turns, current_turn
@@ -102,8 +103,7 @@ class Generators:
         turns: gives out turns.
         answers: the store of idempotency answers.
         workers: run generators that are not asynchronous.
-        own: runs a coroutine in a task that nobody else can cancel.
-        count: hears whether an event has run.
+        calls: those that run.
         idempotency_ttl_s: how long an answer is remembered.
     """
 
@@ -112,12 +112,11 @@ class Generators:
         turns: Turns,
         answers: Store,
         workers: Workers,
-        own: Callable[[Coroutine[Any, Any, None], str], None],
-        count: Callable[[bool], None],
+        calls: RunningCalls,
         idempotency_ttl_s: float,
     ) -> None:
         self.turns = turns
-        self._answers, self._workers, self._own, self._count = answers, workers, own, count
+        self._answers, self._workers, self._calls = answers, workers, calls
         self._idempotency_ttl_s = idempotency_ttl_s
         self._streamed: dict[str, StreamedCall] = {}
 
@@ -138,8 +137,14 @@ class Generators:
         streamed = StreamedCall(call.digest)
         for name in call.names:
             self._streamed[name] = streamed
-        self._own(self._run_generator(call, streamed), GENERATOR + call.spec.path)
+        self._calls.own(self._run_generator(call, streamed), GENERATOR + call.spec.path)
         return streamed
+
+    @staticmethod
+    def event_of(task: asyncio.Task[Any]) -> str | None:
+        """Return which generator event a task runs, None if it runs none."""
+        name = task.get_name()
+        return name.removeprefix(GENERATOR) if name.startswith(GENERATOR) else None
 
     def is_running(self, call: Call) -> bool:
         """Whether a request of the same click runs here."""
@@ -228,7 +233,7 @@ class Generators:
 
     async def _end_stream(self, call: Call, streamed: StreamedCall, *, has_run: bool) -> None:
         """Remember what a generator answered, and let its readers go."""
-        self._count(has_run)
+        self._calls.events_run += has_run
         try:
             if has_run and call.names:
                 headers = streamed.headers or call.stream_headers()

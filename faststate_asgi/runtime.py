@@ -7,7 +7,6 @@ task at all. Whoever settles a call first, the handler or the clock, has settled
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -24,27 +23,22 @@ from .calls import (
     is_refusal,
     kept,
     known_answer,
-    log_event,
     logger,
     names_to_keep,
     names_to_recall,
     recalled,
     remembered,
-    reused,
-    stopping,
-    timed_out,
 )
 from .eager import Starter, Suspended
 from .errors import FastStateError
 from .events import Kind
-from .generators import GENERATOR, Generators, StreamedCall
+from .generators import Generators, StreamedCall
 from .hub import Hub
 from .keys import StateKey
-from .mailboxes import busy
 from .nested import taking_part, turn_of
 from .registry import StatePlan
 from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
-from .running import Deadlines, Running
+from .running import Running, RunningCalls
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
@@ -74,29 +68,15 @@ class Runtime:
         self.hub = hub
         self._answers = answers
         self._idempotency_ttl_s = idempotency_ttl_s
-        self._running: dict[str, Running] = {}
-        self._calls: set[Running] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._workers = Workers(WORKER_THREADS, "faststate")
-        self._deadlines = Deadlines(self._expired)
-        self._starter = Starter(self._adopt)
-        self._batches = Batches(
-            turns,
-            answers,
-            self._starter,
-            self._workers,
-            own=self._own,
-            deadlines=self._deadlines,
-            committed=self._committed,
-            settle=self._settle,
-            idempotency_ttl_s=idempotency_ttl_s,
-        )
+        self._workers = workers = Workers(WORKER_THREADS, "faststate")
+        self._calls = calls = RunningCalls()
+        self._starter = starter = Starter(calls.adopt)
+        self._batches = Batches(turns, answers, starter, workers, calls, idempotency_ttl_s)
         turns.mailboxes.serve = self._batches.serve
-        self._generators = Generators(turns, answers, self._workers, self._own, self._count, idempotency_ttl_s)
+        self._generators = Generators(turns, answers, workers, calls, idempotency_ttl_s)
         self.is_draining = False
         self.is_eager = True
         """Whether calls that need not wait run at once; both ways do the same, which tests check."""
-        self.events_run = 0
         self._called_now: Call | None = None
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -104,10 +84,12 @@ class Runtime:
     @property
     def active(self) -> int:
         """How many events are running or waiting."""
-        return len(self._calls) + len(self._tasks)
+        return len(self._calls)
 
-    def _count(self, has_run: bool) -> None:
-        self.events_run += has_run
+    @property
+    def events_run(self) -> int:
+        """How many events have run."""
+        return self._calls.events_run
 
     async def stream(self, call: Call) -> StreamedCall:
         """Run a generator event once; a repetition of the request reads along.
@@ -127,13 +109,14 @@ class Runtime:
             NestedTurnError: the caller holds a turn already.
             OverloadedError: too many wait already.
         """
-        first = self._first(call) if self._running else None
+        calls = self._calls
+        first = calls.first(call) if calls.by_name else None
         if first is not None:
             return first.wait()
         if current_turn.get() is not None:
             self.turns.refuse_nested(call.wanted)
         if call.is_alone:
-            running = self._begun(call)
+            running = self._calls.add(call)
             task = asyncio.get_running_loop().create_task(self._run_alone(running))
             running.task = running.task or task  # an eager task may have begun the handler's own
             return running.waiters[0]
@@ -143,30 +126,20 @@ class Runtime:
             mailboxes.boxes[key] = None
             if call.is_direct and self.is_eager and store is self._answers and store.immediate is not None:
                 return self._run_now(call, store, store.immediate)
-        running = self._begun(call)
+        running = self._calls.add(call)
         try:
             mailboxes.line_up(key, running)
         except BaseException:
-            self._forget(running)
+            calls.forget(running)
             raise
-        self._deadlines.add(running)
+        self._calls.deadlines.add(running)
         if is_free:
             mailboxes.leave(key)  # to whoever serves the line
         return running.waiters[0]
 
-    def _first(self, call: Call) -> Running | None:
-        """Return the call of the same request that runs already."""
-        for name in call.names:
-            first = self._running.get(name)
-            if first is not None:
-                if first.call.digest != call.digest:
-                    raise reused()
-                return first
-        return None
-
     def _is_running(self, call: Call) -> bool:
         """Whether a request of the same click runs here."""
-        return any(name in self._running for name in call.names) or self._generators.is_running(call)
+        return self._calls.is_running(call) or self._generators.is_running(call)
 
     async def is_known(self, call: Call) -> bool:
         """Whether a call needs not run: a request of the same click runs here, or its answer is remembered."""
@@ -197,62 +170,17 @@ class Runtime:
         streamed = self._generators.first(call)
         if streamed is not None:
             return streamed
-        first = self._first(call)
+        first = self._calls.first(call)
         return await (answer_of_first(self._answers, call) if first is None else first.wait())
-
-    def _begun(self, call: Call) -> Running:
-        """Return a call that others of the same request can wait for."""
-        running = Running(call, asyncio.get_running_loop().create_future())
-        self._calls.add(running)
-        for name in call.names:
-            self._running[name] = running
-        return running
-
-    def _forget(self, running: Running) -> None:
-        """Let later repetitions find the answer in the store."""
-        self._deadlines.drop(running)
-        self._calls.discard(running)
-        for name in running.call.names:
-            if self._running.get(name) is running:
-                del self._running[name]
-
-    def _settle(self, running: Running, answer: Answer) -> None:
-        """Give the answer to everybody who waits, once."""
-        self._forget(running)
-        claim = running.call.claim
-        if claim is not None and claim.is_held:
-            self._own(claim.give_back())
-        for waiter in running.waiters:
-            if not waiter.done():
-                waiter.set_result(answer)
-
-    def _committed(self, call: Call, updates: Sequence[Update], started_at: float) -> None:
-        """Count and log an event whose changes are stored."""
-        self.events_run += 1
-        if updates:
-            call.committed(updates)
-        if logger.isEnabledFor(logging.INFO):
-            log_event(call, updates, time.monotonic() - started_at)
 
     def event_of(self, task: asyncio.Task[Any] | None) -> str | None:
         """Return which event a task runs, None if it runs none; may be asked from another thread."""
-        return None if task is None else self._batches.event_of(task) or self._event_of(task)
-
-    def _event_of(self, task: asyncio.Task[Any]) -> str | None:
-        if self._called_now is not None:
-            return self._called_now.spec.path
-        name = task.get_name()
-        if name.startswith(GENERATOR):
-            return name.removeprefix(GENERATOR)
-        return next((running.call.spec.path for running in list(self._calls) if running.task is task), None)
-
-    def _own(self, coroutine: Coroutine[Any, Any, None], name: str | None = None) -> None:
-        """Run a coroutine in a task that nobody else can cancel."""
-        self._adopt(asyncio.get_running_loop().create_task(coroutine, name=name))
-
-    def _adopt(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if task is None:
+            return None
+        called = self._called_now
+        now = None if called is None else called.spec.path
+        served = self._batches.event_of(task)
+        return served or now or self._generators.event_of(task) or self._calls.event_of(task)
 
     # -- at once, where nothing waits --------------------------------------------------------------------------------
 
@@ -336,7 +264,7 @@ class Runtime:
                     names, answer = names_to_keep(call), kept(answer)
                 now.keep(names, answer, self._idempotency_ttl_s, call.owner)
             turn.release_now()
-        self._committed(call, updates, at)
+        self._calls.committed(call, updates, at)
 
     def _failed_now(self, call: Call, turn: Turn, now: ImmediateStore, exc: BaseException) -> Answer:
         """Return the answer of a failed call; that its handler ran is remembered."""
@@ -348,10 +276,10 @@ class Runtime:
 
     def _go_on(self, call: Call, turn: Turn, now: ImmediateStore, suspended: Suspended) -> Awaitable[Answer]:
         """Wait for a handler that has begun."""
-        running = self._begun(call)
+        running = self._calls.add(call)
         running.begin()
         running.task = turn.holder = suspended.task
-        self._deadlines.add(running)
+        self._calls.deadlines.add(running)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
         suspended.go_on(self._finish(running, turn, suspended))
         return running.waiters[0]
@@ -366,8 +294,8 @@ class Runtime:
 
     def _hop(self, call: Call, turn: Turn, now: ImmediateStore) -> Awaitable[Answer]:
         """Run a ``def`` handler in a worker thread."""
-        running = self._begun(call)
-        self._deadlines.add(running)
+        running = self._calls.add(call)
+        self._calls.deadlines.add(running)
         running.settle = lambda outcome: self._settle_now(running, turn, now, outcome)
 
         def work() -> Any:
@@ -398,28 +326,7 @@ class Runtime:
             self._commit_now(call, turn, now, changed, answer, running.started_at)
         except BaseException as exc:  # of the handler: nobody has cancelled anything here
             answer = self._failed_now(call, turn, now, exc)
-        self._settle(running, answer)
-
-    def _expired(self, running: Running) -> None:
-        """End the waiting of a call that did not begin in time, or settle one that has run too long."""
-        call = running.call
-        if not running.has_begun:
-            if running.begin() and running.claim():
-                if running.settle is not None:
-                    running.settle(busy())
-                else:
-                    self._settle(running, call.failed(busy()))
-            return
-        if running.settle is not None:
-            if running.claim():
-                running.settle(timed_out(call))
-        elif running.outcome is not None and not running.outcome.done():
-            running.outcome.set_exception(timed_out(call))
-        else:
-            return  # its thread is watched by the one who serves its line
-        # The turn passes on; what the handler still does is ignored.
-        if running.task is not None:
-            running.task.cancel()
+        self._calls.settle(running, answer)
 
     # -- alone: several keys, or a commit that is not only ours ------------------------------------------------------
 
@@ -429,11 +336,11 @@ class Runtime:
         try:
             answer = await claimed(call)
             if answer is not None:
-                self._settle(running, answer)
+                self._calls.settle(running, answer)
                 return
             turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
         except Exception as exc:
-            self._settle(running, call.failed(exc))
+            self._calls.settle(running, call.failed(exc))
             return
         token = current_turn.set(turn)
         running.begin()
@@ -447,7 +354,7 @@ class Runtime:
             current_turn.reset(token)
             await self._released(turn)
         if running.claim():
-            self._settle(running, answer)
+            self._calls.settle(running, answer)
 
     async def _released(self, turn: Turn) -> None:
         try:
@@ -459,10 +366,10 @@ class Runtime:
         """Run a handler in its turn, and commit. Errors of the handler are answers too."""
         call = running.call
         running.outcome = asyncio.get_running_loop().create_future()
-        self._deadlines.add(running)
+        self._calls.deadlines.add(running)
         handling = asyncio.get_running_loop().create_task(_with_errors(self._handled(call, turn)))
         running.task = handling
-        self._adopt(handling)
+        self._calls.adopt(handling)
         try:
             await asyncio.wait([handling, running.outcome], return_when=asyncio.FIRST_COMPLETED)
             if running.outcome.done():
@@ -475,7 +382,7 @@ class Runtime:
             if is_cancelled():
                 raise
             return await self._failed(call, turn, exc)
-        self._deadlines.drop(running)
+        self._calls.deadlines.drop(running)
         await self._commit(call, turn, prepared, answer, running.started_at)
         return answer
 
@@ -509,7 +416,7 @@ class Runtime:
             await turn.commit(prepared)
             if items:
                 await self._answers.remember(items)
-        self._committed(call, prepared.updates, started_at)
+        self._calls.committed(call, prepared.updates, started_at)
 
     async def _failed(self, call: Call, turn: Turn, exc: BaseException) -> Answer:
         """Return the answer of a handler that failed, remembered before others take the turn."""
@@ -583,47 +490,23 @@ class Runtime:
         if not turn.store.is_shared:
             await coroutine  # it does not wait, so nothing can cancel it
             return
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._calls.own(coroutine))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new events and wait until those that run have ended, at most ``timeout_s``."""
         self.is_draining = True
-        deadline = time.monotonic() + timeout_s
-        while (waited := self._unfinished()) and (left_s := deadline - time.monotonic()) > 0:
-            await asyncio.wait(waited, timeout=left_s)
-        self.give_up()
+        await self._calls.drain(timeout_s)
 
     def give_up(self) -> None:
         """Answer 503 for every call that still runs, and cancel what can be cancelled."""
-        for running in list(self._calls):
-            running.begin()
-            running.claim()
-            self._settle(running, running.call.failed(stopping()))
-        for task in self._all_tasks():
-            task.cancel()
-
-    def _all_tasks(self) -> list[asyncio.Task[Any]]:
-        """Return the tasks of calls and everything else that runs."""
-        return [*self._tasks, *(running.task for running in self._calls if running.task is not None)]
-
-    def _unfinished(self) -> list[asyncio.Future[Any]]:
-        """Return what has to end before the process may."""
-        return [*self._all_tasks(), *(waiter for running in self._calls for waiter in running.waiters)]
+        self._calls.give_up()
 
     async def aclose(self) -> None:
         """End what is still running; handlers in threads keep their thread until they return."""
-        self._deadlines.clear()
         await self._starter.aclose()
-        tasks = self._all_tasks()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1)
+        await self._calls.aclose()
         self.close_workers()
 
     def close_workers(self) -> None:
