@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from threading import get_ident
 from typing import Any, TypeAlias, TypeVar
@@ -35,12 +35,12 @@ from .events import Kind
 from .generators import Generators, StreamedCall
 from .hub import Hub
 from .keys import StateKey
-from .nested import taking_part, turn_of
 from .registry import StatePlan
 from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
 from .running import Running, RunningCalls
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
+from .transactions import Transactions
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
 from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
@@ -50,7 +50,6 @@ Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
 """What a call is to commit, and its answer."""
 
 WORKER_THREADS = 40
-TRANSACTION_WAIT_S = 30.0
 
 
 class Runtime:
@@ -74,6 +73,7 @@ class Runtime:
         self._batches = Batches(turns, answers, starter, workers, calls, idempotency_ttl_s)
         turns.mailboxes.serve = self._batches.serve
         self._generators = Generators(turns, answers, workers, calls, idempotency_ttl_s)
+        self._transactions = Transactions(turns, starter, calls)
         self.is_draining = False
         self.is_eager = True
         """Whether calls that need not wait run at once; both ways do the same, which tests check."""
@@ -434,63 +434,21 @@ class Runtime:
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def transaction(
+    def transaction(
         self,
         wanted: Sequence[tuple[StatePlan, StateKey]],
         check: Callable[[Entry], Awaitable[None]] | None = None,
         *,
         is_read: bool = True,
-    ) -> AsyncGenerator[list[ReactiveState]]:
+    ) -> AbstractAsyncContextManager[list[ReactiveState]]:
         """Give private copies of states that are committed together when the block ends, and not if it raises.
-
-        Inside a turn on them the block takes part in that turn.
 
         Args:
             wanted: classes and keys.
             check: called with each loaded state; raises to refuse.
             is_read: whether the states are needed; else one that cannot be read is given as never stored.
         """
-        task = asyncio.current_task()
-        outer = turn_of(self.turns, None if self._starter.is_first_step(task) else task, wanted)
-        if outer is not None:
-            with taking_part(outer, wanted) as states:
-                yield states
-            return
-        turn = await self.turns.take(wanted, TRANSACTION_WAIT_S)
-        turn.holder = task
-        token = current_turn.set(turn)
-        try:
-            load = turn.load if is_read else turn.load_or_blank
-            entries = [load(plan, key, may_create=True) for plan, key in wanted]
-            for entry in entries:
-                if check is not None:
-                    await check(entry)
-            yield [entry.state for entry in entries]
-            prepared = turn.prepare()
-        except BaseException:
-            await self._shielded(turn, turn.release())
-            raise
-        else:
-            await self._shielded(turn, self._ended(turn, prepared))
-        finally:
-            current_turn.reset(token)
-            turn.close()
-
-    @staticmethod
-    async def _ended(turn: Turn, prepared: Prepared) -> None:
-        """Commit and give the turn back, one after the other also for a caller who is cancelled meanwhile."""
-        try:
-            await turn.commit(prepared)
-        finally:
-            await turn.release()
-
-    async def _shielded(self, turn: Turn, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Finish a coroutine even if the caller is cancelled meanwhile."""
-        if not turn.store.is_shared:
-            await coroutine  # it does not wait, so nothing can cancel it
-            return
-        await asyncio.shield(self._calls.own(coroutine))
+        return self._transactions.opened(wanted, check, is_read=is_read)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
