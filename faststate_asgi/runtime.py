@@ -14,36 +14,33 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import Any, TypeAlias, TypeVar
 
+from .alone import LoneCalls
 from .batches import Batches
 from .calls import (
     MAX_ANSWER_BYTES,
     Call,
     concluded,
-    is_cancelled,
     is_refusal,
     kept,
     known_answer,
-    logger,
     names_to_keep,
     names_to_recall,
-    recalled,
     remembered,
 )
 from .eager import Starter, Suspended
-from .errors import FastStateError
 from .events import Kind
 from .generators import Generators, StreamedCall
 from .hub import Hub
 from .keys import StateKey
 from .registry import StatePlan
-from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
+from .repeats import PATIENCE_S, Claim, answer_of_first
 from .running import Running, RunningCalls
 from .state import ReactiveState
-from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store
+from .stores.base import Answer, ImmediateStore, Snapshot, Store
 from .transactions import Transactions
 from .turns import Entry, Prepared, Turn, Turns, current_turn, new_commit_id
 from .updates import Update
-from .workers import ENDS_OF_PROGRAMS, Workers, as_exception
+from .workers import Workers
 
 T = TypeVar("T")
 Concluded: TypeAlias = tuple[Prepared | Update | None, Answer]
@@ -72,6 +69,7 @@ class Runtime:
         self._starter = starter = Starter(calls.adopt)
         self._batches = Batches(turns, answers, starter, workers, calls, idempotency_ttl_s)
         turns.mailboxes.serve = self._batches.serve
+        self._lone = LoneCalls(turns, answers, workers, calls, idempotency_ttl_s)
         self._generators = Generators(turns, answers, workers, calls, idempotency_ttl_s)
         self._transactions = Transactions(turns, starter, calls)
         self.is_draining = False
@@ -116,10 +114,7 @@ class Runtime:
         if current_turn.get() is not None:
             self.turns.refuse_nested(call.wanted)
         if call.is_alone:
-            running = self._calls.add(call)
-            task = asyncio.get_running_loop().create_task(self._run_alone(running))
-            running.task = running.task or task  # an eager task may have begun the handler's own
-            return running.waiters[0]
+            return self._lone.run(call)
         store, mailboxes, key = self.turns.store_of(call.plan), self.turns.mailboxes, call.key
         is_free = key not in mailboxes.boxes
         if is_free:
@@ -328,110 +323,6 @@ class Runtime:
             answer = self._failed_now(call, turn, now, exc)
         self._calls.settle(running, answer)
 
-    # -- alone: several keys, or a commit that is not only ours ------------------------------------------------------
-
-    async def _run_alone(self, running: Running) -> None:
-        """Run a call in turns of its own, and settle it."""
-        call = running.call
-        try:
-            answer = await claimed(call)
-            if answer is not None:
-                self._calls.settle(running, answer)
-                return
-            turn = await self.turns.take(call.wanted, call.spec.options.timeout_s)
-        except Exception as exc:
-            self._calls.settle(running, call.failed(exc))
-            return
-        token = current_turn.set(turn)
-        running.begin()
-        try:
-            answer = None if call.claim is not None else await recalled(self._answers, call)
-            if answer is None:
-                answer = await self._run_in(turn, running)
-        except Exception as exc:
-            answer = call.failed(exc)
-        finally:
-            current_turn.reset(token)
-            await self._released(turn)
-        if running.claim():
-            self._calls.settle(running, answer)
-
-    async def _released(self, turn: Turn) -> None:
-        try:
-            await turn.release()
-        except FastStateError as exc:
-            logger.warning("a turn could not be given back: %s", exc)
-
-    async def _run_in(self, turn: Turn, running: Running) -> Answer:
-        """Run a handler in its turn, and commit. Errors of the handler are answers too."""
-        call = running.call
-        running.outcome = asyncio.get_running_loop().create_future()
-        self._calls.deadlines.add(running)
-        handling = asyncio.get_running_loop().create_task(_with_errors(self._handled(call, turn)))
-        running.task = handling
-        self._calls.adopt(handling)
-        try:
-            await asyncio.wait([handling, running.outcome], return_when=asyncio.FIRST_COMPLETED)
-            if running.outcome.done():
-                handling.add_done_callback(_ignore)
-                if turn.session is not None:
-                    turn.session.abandon()
-                await running.outcome
-            prepared, answer = await handling
-        except BaseException as exc:
-            if is_cancelled():
-                raise
-            return await self._failed(call, turn, exc)
-        self._calls.deadlines.drop(running)
-        await self._commit(call, turn, prepared, answer, running.started_at)
-        return answer
-
-    async def _handled(self, call: Call, turn: Turn) -> tuple[Prepared, Answer]:
-        turn.holder = asyncio.current_task()
-        state, arguments = await call.prepare(turn)
-        func, session = call.spec.func, turn.session
-        if call.spec.kind is Kind.THREAD:
-            context = copy_context()
-
-            def work() -> tuple[Prepared, Answer]:
-                turn.holder = get_ident()
-                return concluded(
-                    call, turn, func(state, **arguments) if session is None else session.call(func, state, **arguments)
-                )
-
-            return await self._workers.run(lambda: context.run(work))
-        result = func(state, **arguments)
-        if call.spec.kind is Kind.ASYNC:
-            result = await result
-        if session is not None:
-            await session.flush()
-        return concluded(call, turn, result)
-
-    async def _commit(self, call: Call, turn: Turn, prepared: Prepared, answer: Answer, started_at: float) -> None:
-        items = remembered(call, answer, self._idempotency_ttl_s)
-        if turn.store is self._answers:
-            await turn.commit(prepared, items)
-        else:
-            # NOTE: the state and the answer live in two stores; a crash between the two calls forgets the answer.
-            await turn.commit(prepared)
-            if items:
-                await self._answers.remember(items)
-        self._calls.committed(call, prepared.updates, started_at)
-
-    async def _failed(self, call: Call, turn: Turn, exc: BaseException) -> Answer:
-        """Return the answer of a handler that failed, remembered before others take the turn."""
-        if turn.session is not None:
-            await _undo(turn.session, exc)
-            exc = turn.session.explained(exc)
-        answer = call.failed(exc)
-        items = () if is_refusal(exc) else remembered(call, answer, self._idempotency_ttl_s, has_failed=True)
-        try:
-            if items:
-                await self._answers.remember(items)
-        except FastStateError as unavailable:
-            logger.warning("the answer of %s could not be remembered: %s", call.spec.path, unavailable)
-        return answer
-
     # -- transactions ------------------------------------------------------------------------------------------------
 
     def transaction(
@@ -470,24 +361,3 @@ class Runtime:
     def close_workers(self) -> None:
         """Let idle threads end; one that is busy ends when its handler returns."""
         self._workers.close()
-
-
-async def _with_errors(handled: Awaitable[T]) -> T:
-    """Return what a handler returns; the end of a program, which its task would hand on to the loop, is an error."""
-    try:
-        return await handled
-    except ENDS_OF_PROGRAMS as exc:
-        raise as_exception(exc) from exc
-
-
-def _ignore(task: asyncio.Task[Any]) -> None:
-    """Take what a handler raises after its time is over, which nobody waits for."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _undo(session: DatabaseSession, exc: BaseException) -> None:
-    """Roll the handler's database session back before anything else is stored, which its locks could hold up."""
-    if not isinstance(exc, Exception):
-        session.abandon()  # a thread cannot be cancelled
-    await session.end()

@@ -124,6 +124,7 @@ LAYERS = (
         "repeats",
         "generators",
         "batches",
+        "alone",
         "transactions",
         "runtime",
         "context",
