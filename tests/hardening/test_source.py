@@ -124,6 +124,7 @@ LAYERS = (
         "repeats",
         "generators",
         "batches",
+        "immediate",
         "alone",
         "transactions",
         "runtime",
