@@ -6,28 +6,24 @@ Everything is lazy. The four doors (reading, event, stream, transaction) all che
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.requests import HTTPConnection
 
 from .errors import (
     AuthenticationError,
     AuthorizationError,
-    ConfigurationError,
     LoginRedirect,
-    MissingParameterError,
-    NotResolvedError,
     OverloadedError,
     RequestError,
     StateNotFoundError,
     StoreUnavailableError,
 )
+from .from_thread import run_from_thread
 from .guards import Guard
 from .identity import (
     Identity,
@@ -52,12 +48,15 @@ from .keys import (
     session_key,
     user_key,
 )
+from .login_page import login_target, login_target_from
 from .messages import Ended
+from .own_ids import own_id_of, path_params_of
 from .parameters import states_of
 from .registry import StatePlan
 from .state import ReactiveState
 from .stores.base import Snapshot
 from .turns import Entry
+from .wanted import Wanted, unpacked
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -67,9 +66,9 @@ logger = logging.getLogger("faststate")
 
 S = TypeVar("S", bound=ReactiveState)
 Action = Literal["read", "write", "watch"]
-Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]
 _FROM_THREAD_S = 60.0
-_PATH = "/:@!$&'()*+,;=~"
+_RESOLVE_FIRST = 'session and identity are not known yet: `await scope["faststate"].resolve()` first'
+_AGET = "this is the event loop: use `await State.aget(request)` in async handlers"
 _SECURE_SCHEMES = frozenset({"https", "wss"})
 _BROWSER_SCHEMES = frozenset({b"basic", b"digest", b"negotiate", b"ntlm"})
 """What a browser sends by itself, perhaps for a proxy in front of the app that asked for it."""
@@ -182,10 +181,6 @@ class RequestContext:
         is_read = self._scope.get("method", "GET") in ("GET", "HEAD")
         return is_read and "text/html" in (self.header(b"accept") or "") and self.header(b"datastar-request") is None
 
-    def _query(self, name: str) -> str | None:
-        query: str = self._scope.get("query_string", b"").decode("latin-1")
-        return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name), None)
-
     # -- session and identity ----------------------------------------------------------------------------------------
 
     async def resolve(self) -> RequestContext:
@@ -279,18 +274,8 @@ class RequestContext:
 
     def _resolved(self) -> None:
         """Make sure that ``resolve`` has run: at once in a worker thread, with an error on the event loop."""
-        if self._is_resolved:
-            return
-        if is_on_loop():
-            raise NotResolvedError('session and identity are not known yet: `await scope["faststate"].resolve()` first')
-        self._from_thread(self.resolve())
-
-    def _from_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the engine's loop from a worker thread."""
-        if is_on_loop():
-            coroutine.close()
-            raise NotResolvedError("this is the event loop: use `await State.aget(request)` in async handlers")
-        return asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop).result(_FROM_THREAD_S)
+        if not self._is_resolved:
+            run_from_thread(self.engine, self.resolve(), _RESOLVE_FIRST, _FROM_THREAD_S)
 
     @property
     def session_id(self) -> str | None:
@@ -468,12 +453,9 @@ class RequestContext:
                     raise AuthenticationError("Please log in first")
                 return user_key(plan.name, plan.row_id(checked_id(user, "user id")))
             case StateScope.COMPONENT:
-                own = self._own_id(plan, component_id, ("component_id",), ("component_id",))
-                return component_key(plan.name, self._session_or_ephemeral(), own)
+                return component_key(plan.name, self._session_or_ephemeral(), self._own_id(plan, component_id))
             case StateScope.RECORD:
-                named = dict.fromkeys(name for name in (plan.config.record_key, "record_id") if name)
-                own = self._own_id(plan, record_id, (*named, "id"), tuple(named))
-                return record_key(plan.name, plan.row_id(own))
+                return record_key(plan.name, plan.row_id(self._own_id(plan, record_id)))
 
     def _session_or_ephemeral(self) -> str:
         """Return the session's id; where none may be made, one that lives as long as the request."""
@@ -484,16 +466,10 @@ class RequestContext:
             return self._ephemeral_id
         return session_id
 
-    def _own_id(self, plan: StatePlan, given: Any, in_path: tuple[str, ...], in_query: tuple[str, ...]) -> str:
-        """Return a record or component id: given, else from the path, else from the query."""
-        if given is None:
-            path: Any = self.path_params or self._scope.get("path_params") or {}
-            given = next((path[name] for name in in_path if path.get(name) is not None), None)
-        if given is None:
-            given = next((value for name in in_query if (value := self._query(name)) is not None), None)
-        if given is None:
-            raise MissingParameterError(f"{plan.name} needs the parameter {plan.id_parameter!r} in the path or query")
-        return checked_id(str(given), plan.id_parameter)
+    def _own_id(self, plan: StatePlan, given: Any) -> str:
+        return own_id_of(
+            plan, given, self.path_params or self._scope.get("path_params") or {}, self._scope.get("query_string", b"")
+        )
 
     async def check(self, guard: Guard) -> None:
         """Let the caller pass or raise; a page with ``login_url`` is sent there."""
@@ -523,23 +499,15 @@ class RequestContext:
 
     def login_target(self) -> str:
         """Return ``login_url`` with a ``next`` that leads back to this request's page, on this site only."""
-        query: str = self._scope.get("query_string", b"").decode("latin-1")
-        path: str = self._scope.get("path", "/")
-        return with_next(self._login_url(), quote(path.lstrip("/\\"), safe=_PATH), query)
-
-    def _login_url(self) -> str:
-        """Return ``login_url`` below ``root_path``."""
-        login_url = self.engine.settings.login_url or "/"
-        root_path: str = self._scope.get("root_path", "").rstrip("/")
-        return root_path + login_url if login_url.startswith("/") else login_url
+        return login_target(self._login_url, self._scope)
 
     def login_target_from(self, referer: str | None) -> str:
         """Return ``login_url`` with a ``next`` that leads back to the page an event came from, on this site only."""
-        login_url = self._login_url()
-        parts = urlsplit(referer or "")
-        if parts.netloc != self.header(b"host") or not parts.path.startswith("/"):
-            return login_url
-        return with_next(login_url, quote(parts.path, safe=f"{_PATH}%"), parts.query)
+        return login_target_from(self._login_url, self._scope, self.header(b"host"), referer)
+
+    @property
+    def _login_url(self) -> str:
+        return self.engine.settings.login_url or "/"
 
     async def authorize(
         self, plan: StatePlan, state: ReactiveState, action: Action, *, owner_only: bool = False
@@ -632,7 +600,7 @@ class RequestContext:
     async def get_injected(self, request: Any, cls: type[S]) -> S:
         """Return what ``get_for`` returns, for a parameter of a route."""
         if self.path_params is None:
-            self.path_params = _path_params_of(request)
+            self.path_params = path_params_of(request)
         await self.read_ahead(cls)
         return await self.get_for(request, cls)
 
@@ -643,7 +611,7 @@ class RequestContext:
         know: the middleware puts that right.
         """
         if self.path_params is None:
-            self.path_params = _path_params_of(request)
+            self.path_params = path_params_of(request)
         try:
             return await self.get(cls, record_id=record_id, component_id=component_id)
         except RequestError as exc:
@@ -652,7 +620,8 @@ class RequestContext:
 
     def get_from_thread(self, request: Any, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S:
         """Return what ``get_for`` returns, in a worker thread."""
-        state: S = self._from_thread(self.get_for(request, cls, record_id=record_id, component_id=component_id))
+        coroutine = self.get_for(request, cls, record_id=record_id, component_id=component_id)
+        state: S = run_from_thread(self.engine, coroutine, _AGET, _FROM_THREAD_S)
         return state
 
     async def get_or_none(self, cls: type[S], *, record_id: Any = None, component_id: Any = None) -> S | None:
@@ -711,53 +680,5 @@ def joined_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-def _path_params_of(request: Any) -> dict[str, Any] | None:
-    """Return what Quart or Django found in the path; None where the scope has it."""
-    match = getattr(request, "resolver_match", None)
-    found = getattr(request, "view_args", None) if match is None else match.kwargs
-    return found or None
-
-
-def with_next(login_url: str, path: str, query: str) -> str:
-    """Return a login address with a ``next`` that no browser reads as another site.
-
-    Args:
-        login_url: the login page.
-        path: of the page to come back to, percent-encoded, so that no control character is in it.
-        query: of that page, as it was sent.
-    """
-    target = "/" + path.lstrip("/") + (f"?{query}" if query else "")
-    return f"{login_url}{'&' if '?' in login_url else '?'}next={quote(target, safe='/')}"
-
-
-def unpacked(
-    plan_of: Any, wanted: tuple[Wanted, ...], record_id: Any, component_id: Any
-) -> list[tuple[StatePlan, Any]]:
-    """Return each class of a transaction with its record or component id.
-
-    Raises:
-        ConfigurationError: no class at all, or an id that belongs to none of several.
-    """
-    if not wanted:
-        raise ConfigurationError("transaction() needs at least one state class")
-    single = record_id if record_id is not None else component_id
-    if single is not None and len(wanted) > 1:
-        raise ConfigurationError("with several states write (State, id) instead of record_id=")
-    result: list[tuple[StatePlan, Any]] = []
-    for item in wanted:
-        cls, own_id = item if isinstance(item, tuple) else (item, single)
-        result.append((plan_of(cls), own_id))
-    return result
-
-
 def _names(value: Iterable[str] | str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
-
-
-def is_on_loop() -> bool:
-    """Whether this code runs on an event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
