@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from .backends import Backends, every
 from .checks import findings
-from .context import Wanted, unpacked
 from .current import current_context
 from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError, shorten
 from .events import EventSpec
@@ -43,6 +42,7 @@ from .sync import SyncFastState
 from .transports.base import Transport
 from .turns import Turns, delete_held
 from .updates import Update
+from .wanted import Wanted, unpacked
 from .watchdog import Watchdog
 
 logger = logging.getLogger("faststate")
@@ -486,7 +486,7 @@ class FastState:
         """
         return [
             (plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
-            for plan, own_id in unpacked(self.registry.plan, tuple(wanted), record_id, component_id)
+            for plan, own_id in unpacked(self.registry.plan, wanted, record_id, component_id)
         ]
 
     async def get(

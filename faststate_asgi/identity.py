@@ -1,6 +1,6 @@
 """Who asks: ``Identity``, the session cookie, authenticators, and whether a guard is satisfied.
 
-Owns the cookie's form and its signature. Records of logins are kept by a store; reading them is ``context.py``'s.
+Owns the cookie's form and its signature. Records of logins are kept by a store; reading them is ``visit.py``'s.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .context import Wanted, is_on_loop
-from .errors import NotResolvedError
+from .from_thread import refuse_on_loop, run_from_thread
 from .nested import taking_part, turn_of
 from .state import ReactiveState
 from .turns import Turn, current_turn
+from .wanted import Wanted
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -44,7 +44,7 @@ class SyncFastState:
 
     def delete(self, cls: type[ReactiveState], **ids: Any) -> None:
         """Delete a stored state; one that this thread's transaction holds goes with its commit."""
-        _refuse_on_loop()
+        refuse_on_loop(_WRONG_PLACE)
         pairs = self._engine.pairs((cls,), **ids)
         turn = turn_of(self._engine.runtime.turns, get_ident(), pairs)
         if turn is None:
@@ -57,12 +57,7 @@ class SyncFastState:
         self._run(self._engine.logout_user(user_id))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            _refuse_on_loop()
-        except NotResolvedError:
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop).result()
+        return run_from_thread(self._engine, coroutine, _WRONG_PLACE)
 
 
 class SyncTransaction:
@@ -79,7 +74,7 @@ class SyncTransaction:
         self._block: AbstractContextManager[list[ReactiveState]] | None = None
 
     def __enter__(self) -> Any:
-        _refuse_on_loop()
+        refuse_on_loop(_WRONG_PLACE)
         pairs = self._engine.pairs(self._wanted, **self._ids)
         outer = turn_of(self._engine.runtime.turns, get_ident(), pairs)
         self._block = self._held() if outer is None else taking_part(outer, pairs)
@@ -148,8 +143,3 @@ class _Hold:
         if not self.entered.done():
             error = None if done.cancelled() else done.exception()
             self.entered.set_exception(error or RuntimeError("the transaction ended before it began"))
-
-
-def _refuse_on_loop() -> None:
-    if is_on_loop():
-        raise NotResolvedError(_WRONG_PLACE)
