@@ -107,6 +107,7 @@ LAYERS = (
         "settings",
         "steps",
         "eager",
+        "stop_signals",
         "watchdog",
         "workers",
     ),
@@ -121,7 +122,7 @@ LAYERS = (
     ("calls", "repeats", "generators", "batches", "runtime", "context"),
     ("streaming", "event_request", "dispatch"),
     ("subapp",),
-    ("checks", "backends", "sync", "engine"),
+    ("backends", "announcer", "housekeeping", "outside", "sync", "vitals", "engine"),
     ("middleware", "integrations.starlette", "integrations.fasthtml", "integrations.fastapi"),
     ("",),
 )
