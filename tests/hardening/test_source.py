@@ -120,7 +120,7 @@ LAYERS = (
     ("mirror", "mailboxes", "turns", "nested"),
     ("hub",),
     ("calls", "repeats", "generators", "batches", "runtime", "context"),
-    ("streaming", "event_request", "dispatch"),
+    ("streaming", "routes", "injected", "event_answers", "event_request", "dispatch"),
     ("subapp",),
     ("backends", "announcer", "housekeeping", "outside", "sync", "vitals", "engine"),
     ("middleware", "integrations.starlette", "integrations.fasthtml", "integrations.fastapi"),
