@@ -3,7 +3,7 @@
 from .actions import Action, js
 from .answers import Dispatch, Elements, Html, Redirect, Remove, Script
 from .context import RequestContext
-from .engine import FastState, get_state_info
+from .engine import FastState
 from .errors import (
     ArgumentError,
     AuthenticationError,
@@ -41,6 +41,7 @@ from .registry import StateConfig, StateRegistry, state_registry
 from .settings import Settings
 from .state import Bound, Private, ReactiveState, Signals, Writable
 from .subapp import faststate_app
+from .vitals import get_state_info
 
 __all__ = [
     "Action",

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import ArgumentError
 
@@ -366,18 +365,6 @@ class Backends:
                     stored = NO_VERSION if snapshot is None else snapshot.version
                     if stored != version:
                         hub.reload(mirror)
-
-
-async def every(interval_s: float, what: str, run: Callable[[], Any]) -> None:
-    """Run something again and again; an error is logged and the loop goes on."""
-    while True:
-        await asyncio.sleep(interval_s * random.uniform(0.8, 1.0))
-        try:
-            await run()
-        except FastStateError as exc:
-            logger.warning("%s failed: %s", what, exc)
-        except Exception:
-            logger.exception("%s failed", what)
 
 
 def worker_count() -> int:

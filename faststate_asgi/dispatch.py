@@ -15,11 +15,13 @@ from . import frames
 from .context import RequestContext
 from .current import current_context
 from .errors import AuthenticationError, AuthorizationError, OverloadedError, RateLimitedError, RequestError
-from .event_request import NO_STORE, NOTHING, EventRequest, Route
+from .event_answers import NO_STORE
+from .event_request import NOTHING, EventRequest
 from .generators import StreamedCall
 from .incoming import Incoming, Receive, read_incoming
 from .origins import check_origin
 from .responses import PROBLEM_HEADERS, WITHOUT_BODY, Send, describe, problem_body, respond
+from .routes import Route, find_route
 from .steps import OTHERS_FIRST
 from .stores.base import Answer
 
@@ -35,17 +37,11 @@ async def handle_event(
     path_params: dict[str, Any] | None = None
     route: Route | None = registry.found.get((method, path))
     if route is None:
-        others: set[str] = set()
-        for plan, spec, parameters in registry.routes(path):
-            if spec.method == method:
-                route, path_params = Route(plan, spec), parameters
-                break
-            others.add(spec.method)
-        if route is None:
-            await _refuse_route(send, others)
+        found = find_route(registry, method, path)
+        if isinstance(found, set):
+            await _refuse_route(send, found)
             return
-        if not path_params:
-            registry.found[method, path] = route
+        route, path_params = found
     if path_params:
         context.path_params = path_params
     headers, settings = context.headers, engine.settings

@@ -9,79 +9,41 @@ import asyncio
 import gc
 import logging
 import secrets
-import signal
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from threading import get_ident
-from types import FrameType
 from typing import Any, TypeVar
 
-from .backends import Backends, every
+from .announcer import Announcer
+from .backends import Backends
 from .checks import findings
 from .current import current_context
-from .errors import ConfigurationError, FastStateError, StateNotFoundError, StoreUnavailableError, shorten
+from .errors import ConfigurationError, StateNotFoundError, StoreUnavailableError, shorten
 from .events import EventSpec
-from .guards import Guard
+from .housekeeping import Housekeeping
 from .hub import Hub
 from .identity import SessionCookie, logouts_of, mark_of
-from .keys import StateKey, StateScope, checked_id
+from .keys import StateKey
 from .limits import RateLimiter, parse_rate
 from .messages import Ended
 from .metrics import exposition
+from .outside import Outside, pairs_outside
 from .registry import StatePlan, StateRegistry, state_registry
 from .repeats import Claim
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
 from .state import Bond, ReactiveState, bind
-from .steps import ended
+from .stop_signals import StopSignals
 from .stores.base import DatabaseSession, ImmediateStore, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount
 from .sync import SyncFastState
 from .transports.base import Transport
 from .turns import Turns, delete_held
-from .updates import Update
-from .wanted import Wanted, unpacked
-from .watchdog import Watchdog
+from .vitals import health_of, stats_of
+from .wanted import Wanted
 
 logger = logging.getLogger("faststate")
 S = TypeVar("S", bound=ReactiveState)
-TICK_S = 0.25
-SHORT_TTL_S = 4.0
-PURGE_LIMIT = 1000
-OVERLOADED_S = 5.0
-MAX_TO_SHOW = 1000
-
-
-class _Outside:
-    """What actions and pages see where no request is served: a fragment that another process's change redraws."""
-
-    def __init__(self, engine: FastState) -> None:
-        self._engine = engine
-
-    @property
-    def mount_url(self) -> str:
-        """Where the last request found the sub-application."""
-        return self._engine.last_mount_url
-
-    @property
-    def heartbeat_s(self) -> float:
-        """The silence after which a stream sends something."""
-        return self._engine.settings.heartbeat
-
-    @property
-    def script_url(self) -> str:
-        """Where the Datastar module comes from."""
-        return self._engine.script_url(self.mount_url)
-
-    async def check(self, guard: Guard) -> None:
-        """Refuse: there is nobody to let pass."""
-        raise ConfigurationError("@requires_auth works inside a request only")
-
-    def check_from_thread(self, guard: Guard) -> None:
-        """Refuse: there is nobody to let pass."""
-        raise ConfigurationError("@requires_auth works inside a request only")
 
 
 class FastState:
@@ -109,14 +71,12 @@ class FastState:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._opening: asyncio.Lock | None = None
-        self._background: set[asyncio.Task[None]] = set()
-        self._previous_handlers: dict[int, Any] = {}
+        self._signals = StopSignals(self._drain_soon)
         self._hub: Hub | None = None
         self._runtime: Runtime | None = None
-        self._watchdog: Watchdog | None = None
+        self._announcer: Announcer | None = None
+        self._housekeeping: Housekeeping | None = None
         self._users = 0
-        self._to_show: deque[Update] = deque(maxlen=MAX_TO_SHOW)
-        self._showing: asyncio.Task[None] | None = None
         self.records_here: ImmediateStore | None = None
         """The same as ``records`` if nothing in it has to be waited for."""
 
@@ -189,57 +149,25 @@ class FastState:
         )
         hub.watch, hub.unwatch = self.backends.watch, self.backends.unwatch
         self.backends.spare(hub.is_watched)
-        announce = self._announce if self.backends.transports else hub.publish
+        self._announcer = Announcer(hub, self.backends)
+        announce = self._announcer.announce if self.backends.transports else hub.publish
         turns = Turns(self.backends.store_of, settings.max_waiting_per_key, announce, settings.session_max_age)
         runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         self.records_here = self.backends.records.immediate
-        current_context.set(current_context.get() or _Outside(self))
+        current_context.set(current_context.get() or Outside(self))
         self._loop, self._thread_id = loop, get_ident()
-        if self._watchdog is not None:
-            self._watchdog.stop()
-        self._watchdog = Watchdog(loop, runtime.event_of)
-        self._watchdog.start()
-        self._in_background(self._tick_for_ever())
-        if self.backends.transports:
-            self._in_background(every(settings.lease / 3, "renewing leases", runtime.turns.renew))
-            self._in_background(every(settings.resync_interval, "comparing versions", self._resync))
+        self._housekeeping = Housekeeping(settings, self.backends, hub, runtime)
+        self._housekeeping.start()
         logger.info("open: %s", ", ".join(self.backends.stores))
 
     async def _leave(self, former: asyncio.AbstractEventLoop) -> None:
         """Let go of what ran on a loop that is gone: a test client without a lifespan has one for each request."""
-        self._background.clear()
-        self._to_show.clear()
-        self._showing = None
+        if self._housekeeping is not None:
+            self._housekeeping.leave()
         if former.is_closed():
-            if self._watchdog is not None:
-                self._watchdog.stop()
-            if self._runtime is not None:
-                self._runtime.close_workers()
+            self.runtime.close_workers()
             await self.backends.leave()
-
-    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Start a task that ends with the engine."""
-        self._background.add(asyncio.get_running_loop().create_task(coroutine))
-
-    def _announce(self, updates: Sequence[Update]) -> None:
-        """Tell the streams of this process what was committed, and those of others what to show besides."""
-        self.hub.publish(updates)
-        for update in updates:
-            if update.elements:
-                self._to_show.append(update)
-        if self._to_show and (self._showing is None or self._showing.done()):
-            self._showing = self.loop.create_task(self._show())
-
-    async def _show(self) -> None:
-        """Pass on in the order of the commits."""
-        while self._to_show:
-            updates = list(self._to_show)
-            self._to_show.clear()
-            await self.backends.show(updates)
-
-    async def _resync(self) -> None:
-        await self.backends.resync(self.hub)
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Running events get ``drain_timeout`` to end."""
@@ -247,16 +175,19 @@ class FastState:
             return
         self.restore_signals()
         await self.drain()
-        if self._watchdog is not None:
-            self._watchdog.stop()
-        await ended(self._background)
-        self._background.clear()
+        if self._housekeeping is not None:
+            await self._housekeeping.aclose()
         await self.runtime.aclose()
-        if self._showing is not None:
-            await self._showing
+        if self._announcer is not None:
+            await self._announcer.aclose()
         await self.hub.aclose()
         await self.backends.aclose()
         self._loop = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new events are refused because the process is about to stop."""
+        return self._runtime is not None and self._runtime.is_draining
 
     async def drain(self) -> None:
         """Refuse new events, end all streams, and wait for events that run."""
@@ -277,71 +208,22 @@ class FastState:
 
         Its full collections would go through all imported code again and again: a quarter of the time of an event.
         """
-        if gc.get_freeze_count() == 0 and signal.SIGTERM in self._previous_handlers:
+        if gc.get_freeze_count() == 0 and self._signals.is_in_server:
             gc.collect()
             gc.freeze()
 
     def chain_signals(self) -> None:
-        """Hear of SIGTERM and SIGINT before the server begins to wait for open streams.
+        """Hear of SIGTERM and SIGINT before the server begins to wait for open streams; called again, it does nothing."""
+        self._signals.chain()
 
-        A server waits for its open responses before it sends the lifespan's shutdown, so streams must end earlier.
-        The previous handler is called as well. Only the main thread can do this; elsewhere streams end by their age.
-        Called again, it does nothing.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous = signal.getsignal(number)
-            if callable(previous) and number not in self._previous_handlers:
-                self._previous_handlers[number] = previous
-                signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _drain_soon(self) -> None:
+        """Begin to drain; called in a signal handler."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.begin_drain)
-        previous = self._previous_handlers.get(number)
-        if callable(previous):
-            previous(number, frame)
 
     def restore_signals(self) -> None:
-        """Put the previous signal handlers back where ours are still in place; elsewhere ours go on calling them."""
-        if threading.current_thread() is threading.main_thread():
-            for number, previous in list(self._previous_handlers.items()):
-                if signal.getsignal(number) == self._on_signal:
-                    signal.signal(number, previous)
-                    del self._previous_handlers[number]
-
-    async def _tick_for_ever(self) -> None:
-        """Heartbeats, ages and expiry; supervised: an error is logged and the loop goes on."""
-        tick_s = min(
-            TICK_S, self.settings.heartbeat / 4, self.settings.reauthenticate / 4, self.settings.max_stream_age / 4
-        )
-        elapsed_s = 0.0
-        while True:
-            await asyncio.sleep(tick_s)
-            elapsed_s += tick_s
-            try:
-                await self.hub.tick()
-                await self._keep_watched(all_of_them=elapsed_s >= 1)
-                if elapsed_s >= 1:
-                    elapsed_s = 0.0
-                    await self._keep_house()
-            except StoreUnavailableError as exc:
-                logger.warning("expired states stay for now: %s", exc)
-            except Exception:
-                logger.exception("a background tick failed")
-
-    async def _keep_watched(self, *, all_of_them: bool) -> None:
-        """Keep watched states from expiring; those with a very short ``ttl`` are touched more often."""
-        watched = [(m.plan, m.key, m.plan.config.ttl) for m in self.hub.watched if m.streams]
-        lasting = [(p, key, ttl) for p, key, ttl in watched if ttl is not None and (all_of_them or ttl < SHORT_TTL_S)]
-        if lasting:
-            await self.backends.touch(lasting)
-
-    async def _keep_house(self) -> None:
-        """Purge what has expired."""
-        await self.backends.purge(PURGE_LIMIT)
-        self.hub.forget_answered()
+        """Put the server's own signal handlers back."""
+        self._signals.restore()
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -464,30 +346,9 @@ class FastState:
             The state, or a tuple of states.
         """
         await self.ensure_open()
-        pairs = self.pairs(
-            wanted, user_id=user_id, session_id=session_id, record_id=record_id, component_id=component_id
-        )
+        pairs = pairs_outside(self.registry, wanted, user_id, session_id, record_id, component_id)
         async with self.runtime.transaction(pairs) as states:
             yield states[0] if len(states) == 1 else tuple(states)
-
-    def pairs(
-        self,
-        wanted: Sequence[Wanted],
-        *,
-        user_id: Any = None,
-        session_id: str | None = None,
-        record_id: Any = None,
-        component_id: Any = None,
-    ) -> list[tuple[StatePlan, StateKey]]:
-        """Return classes and keys of what ``transaction`` was asked for.
-
-        Raises:
-            ConfigurationError: an id is missing, or belongs to none of several classes.
-        """
-        return [
-            (plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
-            for plan, own_id in unpacked(self.registry.plan, wanted, record_id, component_id)
-        ]
 
     async def get(
         self,
@@ -504,8 +365,8 @@ class FastState:
             StateNotFoundError: never created, and there is no default.
         """
         await self.ensure_open()
-        ((plan, own_id),) = unpacked(self.registry.plan, (cls,), record_id, component_id)
-        state = await self.read(plan, _key_outside(plan, own_id, user_id=user_id, session_id=session_id))
+        ((plan, key),) = pairs_outside(self.registry, (cls,), user_id, session_id, record_id, component_id)
+        state = await self.read(plan, key)
         if state is None:
             raise StateNotFoundError(f"{plan.name} does not exist")
         return state  # type: ignore[return-value]  # loaded for cls
@@ -521,9 +382,7 @@ class FastState:
     ) -> None:
         """Delete a stored state, also one that cannot be read; pages that watch it get the defaults."""
         await self.ensure_open()
-        pairs = self.pairs(
-            (cls,), user_id=user_id, session_id=session_id, record_id=record_id, component_id=component_id
-        )
+        pairs = pairs_outside(self.registry, (cls,), user_id, session_id, record_id, component_id)
         async with self.runtime.transaction(pairs, is_read=False) as (state,):
             state.delete()
 
@@ -585,68 +444,12 @@ class FastState:
 
     async def health(self) -> dict[str, Any]:
         """Return the state of each store by name; ``"overloaded"`` if events were refused lately because others wait."""
-        try:
-            await self.ensure_open()
-            stores = await self.backends.health(self.settings.store_timeout)
-        except (FastStateError, OSError):
-            stores = dict.fromkeys(self.backends.stores, "down")
-        is_draining = self._runtime is not None and self._runtime.is_draining
-        status = "stopping" if is_draining else "ok" if set(stores.values()) == {"ok"} else "down"
-        if status == "ok" and self._runtime is not None and self._runtime.turns.mailboxes.has_refused(OVERLOADED_S):
-            status = "overloaded"
-        return {"status": status, "stores": stores}
+        return await health_of(self)
 
     async def stats(self) -> dict[str, Any]:
         """Return numbers for people who run the app; no ids of anybody."""
-        runtime, hub = self.runtime, self.hub
-        return {
-            "events_run": runtime.events_run,
-            "events_active": runtime.active,
-            "waiting": runtime.turns.mailboxes.waiting,
-            "streams": hub.stream_count,
-            "watched_states": len(hub.watched),
-            "deliveries": hub.deliveries,
-            "stored_states": await self.backends.count(),
-            "evicted_states": self.backends.evicted,
-            "registered_states": len(self.registry),
-        }
+        return await stats_of(self)
 
     async def metrics_page(self) -> tuple[str, bytes]:
         """Return content type and text of the numbers in Prometheus' format."""
         return exposition(await self.stats())
-
-
-def _key_outside(plan: StatePlan, own_id: Any, *, user_id: Any, session_id: str | None) -> StateKey:
-    """Return a key made of explicit ids.
-
-    Raises:
-        ConfigurationError: one that the scope needs is missing, or one that it does not have is given.
-    """
-
-    def need(value: Any, name: str) -> str:
-        if value is None:
-            raise ConfigurationError(f"{plan.name} has {plan.scope.value} scope: pass {name}=")
-        return checked_id(str(value), name)
-
-    plan.check_own_id(own_id)
-    match plan.scope:
-        case StateScope.GLOBAL:
-            return StateKey(StateScope.GLOBAL, plan.name)
-        case StateScope.SESSION:
-            return StateKey(StateScope.SESSION, plan.name, session_id=need(session_id, "session_id"))
-        case StateScope.USER:
-            return StateKey(StateScope.USER, plan.name, user_id=plan.row_id(need(user_id, "user_id")))
-        case StateScope.COMPONENT:
-            session, own = need(session_id, "session_id"), need(own_id, "component_id")
-            return StateKey(StateScope.COMPONENT, plan.name, session_id=session, component_id=own)
-        case StateScope.RECORD:
-            return StateKey(StateScope.RECORD, plan.name, record_id=plan.row_id(need(own_id, "record_id")))
-
-
-def get_state_info(registry: StateRegistry | None = None, engine: FastState | None = None) -> dict[str, Any]:
-    """Return what a debugger wants to see: registered classes with their scopes, and how many copies are held."""
-    known = registry or (engine.registry if engine is not None else state_registry)
-    return {
-        "registered_states": [{"class_name": plan.name, "scope": plan.scope.value} for plan in known.plans],
-        "cached_instances": 0 if engine is None else len(engine.hub.watched),
-    }

@@ -283,11 +283,12 @@ class RunningCalls:
 
     def give_up(self) -> None:
         """Answer 503 for every call that still runs, and cancel what can be cancelled."""
+        tasks = self._all_tasks()
         for running in list(self._calls):
             running.begin()
             running.claim()
             self.settle(running, running.call.failed(stopping()))
-        for task in self._all_tasks():
+        for task in tasks:
             task.cancel()
 
     def _all_tasks(self) -> list[asyncio.Task[Any]]:

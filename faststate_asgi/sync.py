@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .from_thread import refuse_on_loop, run_from_thread
 from .nested import taking_part, turn_of
+from .outside import pairs_outside
 from .state import ReactiveState
 from .turns import Turn, current_turn
 from .wanted import Wanted
@@ -45,7 +46,7 @@ class SyncFastState:
     def delete(self, cls: type[ReactiveState], **ids: Any) -> None:
         """Delete a stored state; one that this thread's transaction holds goes with its commit."""
         refuse_on_loop(_WRONG_PLACE)
-        pairs = self._engine.pairs((cls,), **ids)
+        pairs = pairs_outside(self._engine.registry, (cls,), **ids)
         turn = turn_of(self._engine.runtime.turns, get_ident(), pairs)
         if turn is None:
             self._run(self._engine.delete(cls, **ids))
@@ -75,7 +76,7 @@ class SyncTransaction:
 
     def __enter__(self) -> Any:
         refuse_on_loop(_WRONG_PLACE)
-        pairs = self._engine.pairs(self._wanted, **self._ids)
+        pairs = pairs_outside(self._engine.registry, self._wanted, **self._ids)
         outer = turn_of(self._engine.runtime.turns, get_ident(), pairs)
         self._block = self._held() if outer is None else taking_part(outer, pairs)
         states = self._block.__enter__()

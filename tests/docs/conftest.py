@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import faststate_asgi
-from faststate_asgi import StateRegistry, engine
+from faststate_asgi import StateRegistry, engine, vitals
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def namespace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The globals of a fresh module, with a registry that no other example uses."""
     registry = StateRegistry()
-    monkeypatch.setattr(faststate_asgi, "state_registry", registry)
-    monkeypatch.setattr(engine, "state_registry", registry)
+    for place in (faststate_asgi, engine, vitals):
+        monkeypatch.setattr(place, "state_registry", registry)
     module = ModuleType(f"documented_{folder.name}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return vars(module)

@@ -1,6 +1,5 @@
 """Which class lives in which store, what is refused before anything runs, and how a server's workers are counted."""
 
-import asyncio
 import logging
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from faststate_asgi import (
     StateConfig,
     StateRegistry,
     StateScope,
-    StoreUnavailableError,
 )
-from faststate_asgi.backends import Backends, every, worker_count
+from faststate_asgi.backends import Backends, worker_count
 from faststate_asgi.keys import session_key
 from faststate_asgi.messages import Ended
 from faststate_asgi.settings import make_settings
@@ -298,25 +296,3 @@ async def test_a_full_memory_keeps_what_is_watched_and_counts_what_it_forgot() -
         stats = await faststate.stats()
         assert stats["evicted_states"] >= 20
         assert stats["evicted_states"] + stats["stored_states"] == 41
-
-
-@pytest.mark.anyio
-async def test_a_background_loop_logs_its_errors_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    outcomes: list[Exception | None] = [StoreUnavailableError("gone for a moment"), ValueError("a bug"), None]
-    is_done = asyncio.Event()
-
-    async def work() -> None:
-        outcome = outcomes.pop(0) if outcomes else None
-        if outcome is None:
-            is_done.set()
-        else:
-            raise outcome
-
-    task = asyncio.create_task(every(0.001, "the work", work))
-    async with asyncio.timeout(5):
-        await is_done.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
-    assert "the work failed: gone for a moment" in caplog.text
