@@ -3,6 +3,7 @@
 `python -m benchmarks.readme` replaces what stands between the markers; a test compares the two.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -182,7 +183,16 @@ def renewed(document: Path) -> str:
 
 
 def main() -> None:
-    """Replace them."""
+    """Replace them.
+
+    Raises:
+        SystemExit: the results are kept where the documents cannot show them.
+    """
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    if not report.RESULTS.is_relative_to(report.ROOT):
+        raise SystemExit(
+            f"the documents show results of the repository only, and BENCHMARK_RESULTS is {report.RESULTS}"
+        )
     for document in BLOCKS:
         document.write_text(renewed(document), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # Elsewhere for runs whose figures are not to be kept, such as those of the tests.
-RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results").absolute()
 PACKAGES = (
     "faststate-asgi",
     "uvicorn",
@@ -110,7 +110,7 @@ def write_result(
         figures: what was measured.
         plot: an SVG that is written beside it.
     """
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{question}-{datetime.now(UTC).date().isoformat()}.json"
     content = {"question": question, "environment": dict(environment), **figures}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -134,6 +134,18 @@ def parse_arguments(description: str | None, *, seconds: float = 3.0, rounds: in
     return arguments
 
 
+def chosen_of(variants: Sequence[Variant], text: str) -> list[Variant]:
+    """Return the floor, which is the first, and those with a text in their names, in capitals or not.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    chosen = [variant for variant in variants[1:] if text.lower() in variant.name.lower()]
+    if not chosen:
+        raise SystemExit(f"--only {text!r} chooses none of: {'; '.join(variant.name for variant in variants[1:])}")
+    return [variants[0], *chosen]
+
+
 def run(
     question: str,
     variants: Sequence[Variant],
@@ -152,8 +164,7 @@ def run(
         own: how the labels of the package's own rows begin.
         packages: versions in other environments that took part.
     """
-    before = report.environment()
-    chosen = [variants[0], *[variant for variant in variants[1:] if arguments.only in variant.name]]
+    chosen, before = chosen_of(variants, arguments.only), report.environment()
     seen = run_rounds(chosen, arguments.rounds, arguments.seconds, arguments.connections)
     figures = [summary(variant, seen[variant.name], seen[variants[0].name]) for variant in chosen]
     print(report.table(HEADINGS, [row(one) for one in figures]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUndefinedAnnotation
@@ -310,6 +310,11 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         private = self.__faststate_private__
         return [(k, "…" if k in private else v) for k, v in super().__repr_args__()]
 
+    def __iter__(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # pydantic's own yields pairs as well
+        """Yield names and values, as ``dict(state)`` takes them, without those that never leave the server."""
+        fields = type(self).model_fields
+        return ((k, v) for k, v in super().__iter__() if k not in fields or not fields[k].exclude)
+
     # -- signals and actions -------------------------------------------------------------------------------------
 
     @property
@@ -384,6 +389,10 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     def __html__(self) -> str:
         """Return ``Live(self)`` as markup."""
         return live.Live(self).__html__()
+
+    def __response__(self, _: Any) -> Any:
+        """Return what a FastHTML route shows that returns this state alone: it would take it for a list of pairs."""
+        return self.__ft__()
 
     @classmethod
     async def aget(cls, request: Any, *, record_id: Any = None, component_id: Any = None) -> Self:

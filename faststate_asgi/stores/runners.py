@@ -106,7 +106,8 @@ class SqliteRunner:
 def sqlite_engine(url: str, timeout_s: float) -> Engine:
     """Return a synchronous engine on a SQLite file in WAL mode, whose transactions are begun by hand."""
     options: dict[str, Any] = {"poolclass": StaticPool} if is_in_memory(make_url(url)) else {}
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": timeout_s}, **options)
+    connect_args = {"check_same_thread": False, "timeout": timeout_s}
+    engine = create_engine(url, connect_args=connect_args, hide_parameters=True, **options)
     prepare_sqlite(engine, timeout_s)
     return engine
 
@@ -231,6 +232,7 @@ class PostgresRunner:
             pool_size=10,
             max_overflow=10,
             pool_timeout=self._timeout_s,
+            hide_parameters=True,  # errors are logged
             connect_args={
                 "timeout": self._timeout_s,
                 "command_timeout": self._timeout_s,

@@ -124,6 +124,7 @@ class SessionSource:
                 pool_size=POOL,
                 max_overflow=POOL,
                 pool_timeout=self.timeout_s,
+                hide_parameters=True,  # errors are logged
                 connect_args={"check_same_thread": False, "timeout": self.timeout_s},
             )
             self._prepare(self._engine)
@@ -138,6 +139,7 @@ class SessionSource:
                 pool_size=POOL,
                 max_overflow=POOL,
                 pool_timeout=self.timeout_s,
+                hide_parameters=True,  # errors are logged
                 connect_args={"timeout": self.timeout_s},
             )
             if self._is_sqlite:

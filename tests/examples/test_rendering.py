@@ -53,6 +53,14 @@ def site(new_app: Any, wrap: Any, registry: StateRegistry) -> Any:
     def page(card: Card) -> Any:
         return Main(Div("Count: ", Span(card.count, data_text=Card.signal.count), id="card"), card)
 
+    @rt("/returned")
+    def returned(card: Card) -> Any:
+        return card
+
+    @rt("/listed")
+    def listed(card: Card) -> Any:
+        return [card]
+
     return wrap(app)
 
 
@@ -66,6 +74,21 @@ async def test_a_state_renders_as_its_live_element(site: Any, read_page: Any) ->
     assert stream.startswith("@get('/faststate/sse?states=Card'")
     assert "retry: 'always'" in stream
     assert "retryMaxCount: Infinity" in stream
+
+
+async def test_a_state_that_a_route_returns_is_its_live_element(site: Any, read_page: Any) -> None:
+    async with FastStateClient(site) as client:
+        returned, live = await client.get("/returned"), await client.get("/live")
+        listed = await client.get("/listed")
+    assert live.text in returned.text
+    assert "<title>" in returned.text
+    assert "hidden-token" not in returned.text + listed.text
+    assert read_page(returned).signals["count"] == 3
+
+
+def test_what_never_leaves_is_not_iterated_over() -> None:
+    assert set(dict(Card())) == {"count", "title"}
+    assert "hidden-token" not in str(list(Card()))
 
 
 async def test_values_in_a_page_are_inert_and_private_ones_stay_away(site: Any, read_page: Any) -> None:

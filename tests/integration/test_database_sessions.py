@@ -105,6 +105,14 @@ async def test_what_the_database_refuses_changes_neither_rows_nor_state(shop: Sh
     assert (await shop.call("add_async", text="free")).status == 200
 
 
+async def test_an_error_of_the_database_tells_the_log_no_values(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    await shop.foreign.run("DROP TABLE receipt")
+    for name in ("add", "add_async"):
+        assert (await shop.call(name, text="4000 0012 3456 7899")).status == 500
+    assert "INSERT INTO receipt" in caplog.text
+    assert "4000 0012" not in caplog.text
+
+
 async def test_a_handler_that_fails_after_its_own_commit_leaves_no_row(shop: Shop) -> None:
     for name in ("add_by_habit", "add_by_habit_async"):
         assert (await shop.call(name, text=f"bad {name}")).status == 500
