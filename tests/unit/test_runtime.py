@@ -1,0 +1,46 @@
+"""The end of a process: what has not begun by then is answered 503, and does not begin after it."""
+
+import asyncio
+
+import pytest
+
+from faststate_asgi import ReactiveState, Writable, event
+from faststate_asgi.testing import FastStateClient
+from tests.hardening.wrapping import GLOBAL, wrapped
+
+pytestmark = pytest.mark.anyio
+
+
+class Other(ReactiveState):
+    count: int = 0
+
+
+class Till(ReactiveState):
+    count: int = 0
+
+    @event
+    def add(self) -> None:
+        self.count += 1
+
+    @event
+    def add_both(self, other: Writable[Other]) -> None:
+        self.count += 1
+        other.count += 1
+
+
+@pytest.mark.parametrize("name", ["add", "add_both"])
+async def test_what_waits_for_its_turn_at_the_end_is_refused_and_never_runs(name: str) -> None:
+    app = wrapped((Till, GLOBAL), (Other, GLOBAL))
+    async with FastStateClient(app) as client:
+        engine = app.faststate
+        async with engine.transaction(Till):
+            calling = asyncio.create_task(client.call(f"Till/{name}"))
+            while not engine.runtime.turns.mailboxes.waiting:
+                await asyncio.sleep(0)
+            await engine.runtime.drain(0)
+            answer = await calling
+            assert answer.status_code == 503
+        for _ in range(20):
+            await asyncio.sleep(0)
+        async with engine.transaction(Till) as till:
+            assert till.count == 0
