@@ -92,6 +92,12 @@ class StateConfig:
     schema_version: int = 1
     upgrade: Callable[[dict[str, Json], int], dict[str, Json]] | None = None
 
+    def __post_init__(self) -> None:
+        """Keep what an iterator gives: the second who asks it would get nothing."""
+        for name, value in (("permissions", self.permissions), ("roles", self.roles)):
+            if isinstance(value, Iterator):
+                object.__setattr__(self, name, tuple(value))
+
 
 @dataclass
 class StatePlan:

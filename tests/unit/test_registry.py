@@ -240,6 +240,18 @@ def test_a_user_state_needs_a_user() -> None:
     assert registry.config_of(Wheel).requires_auth is True
 
 
+def test_permissions_and_roles_that_can_be_read_once_guard_every_class() -> None:
+    class Gear(ReactiveState):
+        """Is registered with the same config."""
+
+    config = StateConfig(permissions=(name for name in ["ride"]), roles=iter(["rider"]))
+    registry = StateRegistry()
+    for cls in (Wheel, Gear, Wheel):
+        registry.register(cls, config)
+        guard = registry.plan(cls).guard
+        assert (guard.permissions, guard.roles) == ({"ride"}, {"rider"})
+
+
 class Login(BaseModel):
     """Inside a state."""
 
