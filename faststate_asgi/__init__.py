@@ -2,6 +2,7 @@
 
 from .actions import Action, js
 from .answers import Dispatch, Elements, Html, Redirect, Remove, Script
+from .config import StateConfig
 from .context import RequestContext
 from .engine import FastState, get_state_info
 from .errors import (
@@ -37,7 +38,7 @@ from .integrations.starlette import inject
 from .keys import StateKey, StateScope
 from .live import ErrorBox, Live, datastar_script
 from .middleware import FastStateMiddleware
-from .registry import StateConfig, StateRegistry, state_registry
+from .registry import StateRegistry, state_registry
 from .settings import Settings
 from .state import Bound, Private, ReactiveState, Signals, Writable
 from .subapp import faststate_app

@@ -54,7 +54,7 @@ from .keys import (
 )
 from .messages import Ended
 from .parameters import states_of
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState
 from .stores.base import Snapshot
 from .turns import Entry

@@ -31,7 +31,8 @@ from .keys import StateKey, StateScope, checked_id
 from .limits import RateLimiter, parse_rate
 from .messages import Ended
 from .metrics import exposition
-from .registry import StatePlan, StateRegistry, state_registry
+from .plans import StatePlan
+from .registry import StateRegistry, state_registry
 from .repeats import Claim
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings

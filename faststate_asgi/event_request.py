@@ -21,7 +21,7 @@ from .identity import check_guard, mark_of
 from .incoming import Incoming, Receive
 from .keys import StateKey
 from .parameters import Injected, Source
-from .registry import StatePlan
+from .plans import StatePlan
 from .repeats import Claim
 from .responses import (
     PROBLEM_HEADERS,

@@ -19,7 +19,7 @@ from . import frames, order
 from .echo import with_tab
 from .keys import StateKey
 from .patches import Json, is_object, merge, nest, same, whole
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState
 from .stores.base import NO_VERSION, Snapshot
 from .updates import Update, differences, render_fragment, signal_frames, signal_path

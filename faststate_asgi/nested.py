@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from .errors import LeaseLostError, NestedTurnError
 from .keys import StateKey, loggable
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState, bonded
 from .turns import Turn, Turns, current_turn
 

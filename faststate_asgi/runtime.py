@@ -43,7 +43,7 @@ from .hub import Hub
 from .keys import StateKey
 from .mailboxes import busy
 from .nested import taking_part, turn_of
-from .registry import StatePlan
+from .plans import StatePlan
 from .repeats import PATIENCE_S, Claim, answer_of_first, claimed
 from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, ImmediateStore, Snapshot, Store

@@ -24,7 +24,7 @@ from .errors import (
 from .keys import StateKey, StateScope, loggable
 from .mailboxes import Mailboxes
 from .patches import Json
-from .registry import StatePlan
+from .plans import StatePlan
 from .spares import Spares
 from .state import Bond, ReactiveState, bind, bond_of, bonded
 from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write

@@ -16,7 +16,7 @@ from .codec import NOTHING_KNOWN, Change
 from .errors import InvalidStateError
 from .keys import StateKey
 from .patches import Json, Text, difference, encoded, is_object, nest, objects_of, same
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState, signal_name
 
 

@@ -114,7 +114,7 @@ LAYERS = (
     ("actions", "identity", "answers", "responses", "origins", "stores.memory", "transports.local"),
     ("events", "live"),
     ("state",),
-    ("registry", "incoming", "binding", "checks", "spares"),
+    ("config", "plans", "registry", "incoming", "binding", "spares"),
     ("updates",),
     ("mirror", "mailboxes", "turns", "nested"),
     ("hub",),
