@@ -30,6 +30,7 @@ from .errors import (
     TurnTimeoutError,
 )
 from .events import event, fragment
+from .fields import Bound, Private
 from .guards import requires_auth
 from .identity import Identity
 from .integrations.fastapi import Inject
@@ -38,9 +39,11 @@ from .integrations.starlette import inject
 from .keys import StateKey, StateScope
 from .live import ErrorBox, Live, datastar_script
 from .middleware import FastStateMiddleware
+from .parameters import Writable
 from .registry import StateRegistry, state_registry
 from .settings import Settings
-from .state import Bound, Private, ReactiveState, Signals, Writable
+from .signals import Signals
+from .state import ReactiveState
 from .subapp import faststate_app
 
 __all__ = [

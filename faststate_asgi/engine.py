@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from .backends import Backends, every
+from .bonds import Bond, bind
 from .checks import findings
 from .context import Wanted, unpacked
 from .current import current_context
@@ -36,7 +37,7 @@ from .registry import StateRegistry, state_registry
 from .repeats import Claim
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
-from .state import Bond, ReactiveState, bind
+from .state import ReactiveState
 from .steps import ended
 from .stores.base import DatabaseSession, ImmediateStore, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount

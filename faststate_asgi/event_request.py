@@ -34,10 +34,11 @@ from .responses import (
     location,
     problem_body,
 )
-from .state import ReactiveState, Signals
+from .signals import Signals, signal_path
+from .state import ReactiveState
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared, Turn
-from .updates import Update, everything, signal_path, unchanged
+from .updates import Update, everything, unchanged
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -388,7 +389,7 @@ class EventRequest:
         """Return the frames for a tab that set a field, and tell its stream that this request is done."""
         field = self.spec.bound_field
         assert field is not None, "only setters are kept in order"
-        path = ".".join((*signal_path(self.plan, self.key), field))
+        path = ".".join((*signal_path(self.plan.namespace, self.key), field))
         own = next((update for update in prepared.updates if update.key == self.key), None)
         if own is None:
             own = unchanged(self.plan, self.key, self.version)

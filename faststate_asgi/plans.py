@@ -65,10 +65,15 @@ class StatePlan:
         self.needs_id = self.scope in (StateScope.RECORD, StateScope.COMPONENT)
         self.is_simple = self.codec.is_simple and self.key_column is None
 
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where its signals are nested in pages, without an id."""
+        return () if self.namespace is None else (self.namespace,)
+
     @cached_property
     def signals_around(self) -> tuple[bytes, bytes]:
         """What stands around the JSON of changed signals in a frame, where no id is in their path."""
-        return frames.signals_around(() if self.namespace is None else (self.namespace,))
+        return frames.signals_around(self.path)
 
     def loaded(self, data: bytes, shape: str) -> tuple[ReactiveState, dict[str, Json] | None]:
         """Return the state of a snapshot, and unknown fields that are carried along until ``schema_version`` rises.

@@ -80,7 +80,7 @@ class StateRegistry:
                 pattern, _, convertors = compile_path("/" + spec.path)
                 self._patterns.append((pattern, convertors, spec.path))
             self._routes[spec.path] = (plan, spec)
-        cls.__faststate_namespace__ = plan.namespace
+        cls.__faststate_path__ = plan.path
         cls.__faststate_needs_id__ = plan.needs_id
         cls.__faststate_id_parameter__ = plan.id_parameter
         self._plans[cls] = self._by_name[plan.name] = plan
