@@ -2,6 +2,7 @@
 
 from .actions import Action, js
 from .answers import Dispatch, Elements, Html, Redirect, Remove, Script
+from .config import StateConfig
 from .context import RequestContext
 from .engine import FastState
 from .errors import (
@@ -29,6 +30,7 @@ from .errors import (
     TurnTimeoutError,
 )
 from .events import event, fragment
+from .fields import Bound, Private
 from .guards import requires_auth
 from .identity import Identity
 from .integrations.fastapi import Inject
@@ -37,9 +39,11 @@ from .integrations.starlette import inject
 from .keys import StateKey, StateScope
 from .live import ErrorBox, Live, datastar_script
 from .middleware import FastStateMiddleware
-from .registry import StateConfig, StateRegistry, state_registry
+from .parameters import Writable
+from .registry import StateRegistry, state_registry
 from .settings import Settings
-from .state import Bound, Private, ReactiveState, Signals, Writable
+from .signals import Signals
+from .state import ReactiveState
 from .subapp import faststate_app
 from .vitals import get_state_info
 

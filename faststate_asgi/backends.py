@@ -22,7 +22,8 @@ from .keys import StateKey, StateScope
 from .messages import Message, Shown
 from .mirror import Mirror
 from .parameters import Source
-from .registry import StatePlan, StateRegistry
+from .plans import StatePlan
+from .registry import StateRegistry
 from .settings import Settings
 from .stores.base import NO_VERSION, DatabaseSession, Snapshot, Store
 from .stores.memory import MemoryStore

@@ -13,7 +13,7 @@ from .echo import REMEMBERED_S, Typed, is_overtaken
 from .errors import ArgumentError, FastStateError, OverloadedError, TurnTimeoutError
 from .events import EventSpec
 from .keys import StateKey, loggable
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState
 from .stores.base import Answer, Remember, Store
 from .turns import Prepared, Turn

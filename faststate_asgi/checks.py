@@ -9,7 +9,8 @@ from .binding import binder_of
 from .errors import ConfigurationError
 from .keys import StateScope
 from .parameters import kept_signatures, state_in
-from .registry import StatePlan, StateRegistry
+from .plans import StatePlan
+from .registry import StateRegistry
 
 _OPEN_TO_ALL = frozenset({StateScope.GLOBAL, StateScope.RECORD})
 

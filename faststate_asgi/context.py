@@ -37,7 +37,7 @@ from .keys import (
 from .login_page import login_target, login_target_from
 from .own_ids import own_id_of, path_params_of
 from .parameters import states_of
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState
 from .stores.base import Snapshot
 from .turns import Entry

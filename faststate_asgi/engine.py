@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .announcer import Announcer
 from .backends import Backends
+from .bonds import Bond, bind
 from .checks import findings
 from .current import current_context
 from .errors import ConfigurationError, StateNotFoundError, StoreUnavailableError, shorten
@@ -28,11 +29,12 @@ from .limits import RateLimiter, parse_rate
 from .messages import Ended
 from .metrics import exposition
 from .outside import Outside, pairs_outside
-from .registry import StatePlan, StateRegistry, state_registry
+from .plans import StatePlan
+from .registry import StateRegistry, state_registry
 from .repeats import Claim
 from .runtime import Runtime
 from .settings import MIN_KEY_BYTES, Settings, make_settings
-from .state import Bond, ReactiveState, bind
+from .state import ReactiveState
 from .stop_signals import StopSignals
 from .stores.base import DatabaseSession, ImmediateStore, Snapshot, Store
 from .subapp import LocalScript, SubApp, quoted_mount

@@ -15,7 +15,7 @@ from .echo import HEADER, Typed, typed_of
 from .errors import AuthenticationError
 from .incoming import Receive
 from .keys import StateKey
-from .registry import StatePlan
+from .plans import StatePlan
 from .responses import (
     PROBLEM_HEADERS,
     Headers,
@@ -28,9 +28,10 @@ from .responses import (
     problem_body,
 )
 from .routes import Route
+from .signals import signal_path
 from .stores.base import NO_VERSION, Answer
 from .turns import Prepared
-from .updates import Update, everything, signal_path, unchanged
+from .updates import Update, everything, unchanged
 
 if TYPE_CHECKING:
     from .engine import FastState
@@ -167,7 +168,7 @@ class AskedEvent:
         """Return the frames for a tab that set a field, and tell its stream that this request is done."""
         field = self.spec.bound_field
         assert field is not None, "only setters are kept in order"
-        path = ".".join((*signal_path(self.plan, self.key), field))
+        path = ".".join((*signal_path(self.plan.namespace, self.key), field))
         own = self._own(prepared)
         note = echo.note_frame(path, typed)
         own.elements += (note,)

@@ -16,7 +16,7 @@ from .incoming import Incoming
 from .injected import injected_values, simple_value
 from .keys import StateKey
 from .parameters import Injected
-from .registry import StatePlan
+from .plans import StatePlan
 from .repeats import Claim
 from .state import ReactiveState
 from .turns import Turn

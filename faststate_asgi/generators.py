@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from threading import get_ident
 from typing import Any, TypeVar
 
+from .bonds import bind, bond_of
 from .calls import Call, is_cancelled, recalled, remembered, reused, stopping
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
@@ -18,7 +19,7 @@ from .keys import StateKey
 from .repeats import RUNNING, answer_of_other, claimed, interrupted, running_note
 from .responses import error_frame
 from .running import RunningCalls
-from .state import ReactiveState, bind, bond_of
+from .state import ReactiveState
 from .stores.base import Answer, DatabaseSession, Store
 from .turns import Prepared, Turn, Turns, current_turn
 from .workers import ENDS_OF_PROGRAMS, Workers, as_exception

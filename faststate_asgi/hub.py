@@ -22,8 +22,8 @@ from .errors import StoreUnavailableError
 from .keys import StateKey
 from .messages import Ended, Message, Published, Shown
 from .mirror import ONE_OFF_ELEMENTS, Mirror, Stream, fresh_body, newest, vector_id, with_id
+from .plans import StatePlan
 from .readers import silent_for, while_read
-from .registry import StatePlan
 from .state import ReactiveState
 from .steps import ended, put_aside, resumed
 from .stores.base import Snapshot

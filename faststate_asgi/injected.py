@@ -9,7 +9,8 @@ from starlette.requests import Request
 
 from .errors import AuthenticationError, AuthorizationError
 from .parameters import Injected, Source
-from .state import ReactiveState, Signals
+from .signals import Signals
+from .state import ReactiveState
 from .turns import Turn
 
 if TYPE_CHECKING:

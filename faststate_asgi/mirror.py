@@ -19,10 +19,11 @@ from . import frames, order
 from .echo import with_tab
 from .keys import StateKey
 from .patches import Json, is_object, merge, nest, same, whole
-from .registry import StatePlan
+from .plans import StatePlan
+from .signals import signal_path
 from .state import ReactiveState
 from .stores.base import NO_VERSION, Snapshot
-from .updates import Update, differences, render_fragment, signal_frames, signal_path
+from .updates import Update, differences, render_fragment, signal_frames
 
 logger = logging.getLogger("faststate.hub")
 
@@ -138,7 +139,7 @@ class Mirror:
             return self.latest[1]
         patch = {n: v for n, v in self.values.items() if self.changed_at.get(n, 0) > since}
         removed = [n for n in patch if is_object(patch[n]) and self.removed_at.get(n, 0) > since]
-        result = signal_frames(signal_path(self.plan, self.key), patch, removed)
+        result = signal_frames(signal_path(self.plan.namespace, self.key), patch, removed)
         result += [f for n, f in self.fragments.items() if self.fragment_at.get(n, 0) > since]
         return result + [frame for seq, frame in self.once if seq > since >= 0]
 
@@ -289,7 +290,7 @@ def snapshot_frames(
     blanks: dict[str, Json] = {}
     values: dict[str, Json] = {}
     for mirror in mirrors:
-        path = signal_path(mirror.plan, mirror.key)
+        path = signal_path(mirror.plan.namespace, mirror.key)
         objects = {name: "" for name, value in mirror.values.items() if is_object(value)}
         if objects:
             merge(blanks, nest(path, objects))

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeAlias
 
+from .bonds import bonded
 from .errors import LeaseLostError, NestedTurnError
 from .keys import StateKey, loggable
-from .registry import StatePlan
-from .state import ReactiveState, bonded
+from .plans import StatePlan
+from .state import ReactiveState
 from .turns import Turn, Turns, current_turn
 
 Caller: TypeAlias = "asyncio.Task[Any] | int | None"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigurationError
 from .guards import Guard
 from .keys import StateKey, StateScope, checked_id, component_key, global_key, record_key, session_key, user_key
-from .registry import StatePlan, StateRegistry
+from .plans import StatePlan
+from .registry import StateRegistry
 from .wanted import Wanted, unpacked
 
 if TYPE_CHECKING:

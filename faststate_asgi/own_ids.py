@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from .errors import MissingParameterError
 from .keys import StateScope, checked_id
-from .registry import StatePlan
+from .plans import StatePlan
 
 
 def own_id_of(plan: StatePlan, given: Any, path: Mapping[str, Any], query_string: bytes) -> str:

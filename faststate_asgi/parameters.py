@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic.fields import FieldInfo
 from starlette.requests import HTTPConnection
 
 from .errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class Marker:
@@ -34,6 +36,9 @@ class Marker:
 
 
 WRITABLE = Marker("Writable")
+
+Writable = Annotated[T, WRITABLE]
+"""Another state as an event's parameter that joins the event's transaction; ``Writable[State] | None`` where it may."""
 
 
 class Source(Enum):

@@ -6,7 +6,8 @@ from typing import Any
 
 from .binding import Binder, binder_of
 from .events import EventSpec
-from .registry import StatePlan, StateRegistry
+from .plans import StatePlan
+from .registry import StateRegistry
 
 
 class Route:

@@ -19,7 +19,7 @@ from .generators import Generators, StreamedCall
 from .hub import Hub
 from .immediate import ImmediateCalls
 from .keys import StateKey
-from .registry import StatePlan
+from .plans import StatePlan
 from .repeats import PATIENCE_S, Claim, answer_of_first
 from .running import RunningCalls
 from .state import ReactiveState

@@ -1,4 +1,4 @@
-"""``ReactiveState``: what users subclass. Fields, ``Bound``, ``Private``, signals, and what a copy may be used for.
+"""``ReactiveState``: what users subclass. Its events and fragments, and what a copy may be used for.
 
 An instance is a plain object until the engine gives it a ``Bond``: the key it was loaded for, its stored version and
 whether it may be written. Storing and sending are not done here.
@@ -6,14 +6,11 @@ whether it may be written. Storing and sending are not done here.
 
 from __future__ import annotations
 
-import inspect
-import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PydanticUndefinedAnnotation
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, PydanticUndefinedAnnotation
 from sqlmodel import SQLModel
 from sqlmodel.main import FieldInfo as ColumnInfo
 from sqlmodel.main import SQLModelMetaclass
@@ -21,74 +18,19 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from . import live
-from .actions import Action, ActionBuilder, Expression
+from .actions import Action, ActionBuilder
+from .bonds import Bond, bind, bond_of, bonded
 from .codec import Codec
 from .errors import ConfigurationError, ReadOnlyStateError
-from .events import Event, EventOptions, EventSpec, Fragment
+from .events import Event, EventSpec, Fragment
+from .fields import BOUND, add_setters, exclude_private, is_private, refuse_inner_markers, refuse_names
 from .keys import StateKey, state_id
-from .parameters import WRITABLE, Marker
-from .patches import POISON_KEYS, Json, nest
-from .schemas import Annotations
+from .patches import Json, nest
+from .signals import SignalAccess, SignalPaths, signal_path
 from .stores.base import NO_VERSION
 
 if TYPE_CHECKING:
     from typing import Self
-
-T = TypeVar("T")
-_SIGNAL_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_WORD = re.compile(r"[^A-Za-z0-9_]|_(?=[0-9a-f]{2})")
-
-
-BOUND = Marker("Bound")
-PRIVATE = Marker("Private")
-
-Bound = Annotated[T, BOUND]
-"""A field that the browser may set, by the event ``set_<field>``."""
-
-Private = Annotated[T, Field(exclude=True), PRIVATE]
-"""A field that never leaves the server."""
-
-Writable = Annotated[T, WRITABLE]
-"""Another state as an event's parameter that joins the event's transaction; ``Writable[State] | None`` where it may."""
-
-
-class Bond:
-    """What ties one copy of a state to its stored original; lives as long as the copy."""
-
-    deleted = False
-    id: str | None = None
-
-    def __init__(
-        self,
-        key: StateKey | None = None,
-        version: str = NO_VERSION,
-        namespace: str | None = None,
-        read_only: bool = False,
-    ) -> None:
-        self.key = key
-        self.version = version
-        self.namespace = namespace
-        self.read_only = read_only
-
-
-def bond_of(state: ReactiveState) -> Bond | None:
-    """Return what ties a copy to its stored original, None for a plain object."""
-    bond: Bond | None = getattr(state, "_faststate_bond", None)
-    return bond
-
-
-def bind(state: ReactiveState, bond: Bond | None) -> None:
-    """Tie a copy to its stored original."""
-    object.__setattr__(state, "_faststate_bond", bond)
-
-
-def bonded(state: ReactiveState) -> Bond:
-    """Return the bond, made on first use for a plain object."""
-    bond = bond_of(state)
-    if bond is None:
-        bond = Bond()
-        bind(state, bond)
-    return bond
 
 
 class _Id:
@@ -101,37 +43,6 @@ class _Id:
         if bond.id is None:
             bond.id = str(uuid.uuid4()) if bond.key is None else state_id(bond.key)
         return bond.id
-
-
-class Signals(dict[str, Any]):
-    """All signals that a request carries; as an event's parameter it is filled with them."""
-
-
-class SignalPaths:
-    """Expressions of a state's signals by field: ``CounterState.signal.count`` is ``$count``."""
-
-    __slots__ = ("_names", "_path", "_state")
-
-    def __init__(self, state: str, names: tuple[str, ...], path: tuple[str, ...] | None) -> None:
-        self._state, self._names, self._path = state, names, path
-
-    def __getattr__(self, name: str) -> Expression:
-        if name not in self._names:
-            raise AttributeError(f"{self._state} has no signal {name!r}; it has {', '.join(self._names) or 'none'}")
-        if self._path is None:
-            raise AttributeError(f"{self._state} has a signal for each record or component; use instance.signal.{name}")
-        return Expression("$" + ".".join((*self._path, name)))
-
-
-class _SignalAccess:
-    """``signal`` on class and instance."""
-
-    def __get__(self, instance: ReactiveState | None, owner: type[ReactiveState]) -> SignalPaths:
-        codec = owner.__faststate_codec__()
-        if instance is not None:
-            return SignalPaths(owner.__name__, codec.signals, instance.signal_path)
-        path = () if owner.__faststate_namespace__ is None else (owner.__faststate_namespace__,)
-        return SignalPaths(owner.__name__, codec.signals, None if owner.__faststate_needs_id__ and path else path)
 
 
 class Actions:
@@ -177,7 +88,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         validate_assignment=True,
         ser_json_inf_nan="constants",
         hide_input_in_errors=True,  # it may be Private
-        ignored_types=(Event, Fragment, _Id, _SignalAccess),
+        ignored_types=(Event, Fragment, _Id, SignalAccess),
         protected_namespaces=(),
     )
 
@@ -187,7 +98,8 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     __faststate_private__: ClassVar[frozenset[str]] = frozenset()
     __faststate_assignable__: ClassVar[frozenset[str]] = frozenset()
     """Fields for which pydantic validates an assignment and does nothing else."""
-    __faststate_namespace__: ClassVar[str | None] = None
+    __faststate_path__: ClassVar[tuple[str, ...]] = ()
+    """Where its signals are nested in pages, without an id."""
     __faststate_needs_id__: ClassVar[bool] = False
     __faststate_is_table__: ClassVar[bool] = False
     __faststate_is_collected__: ClassVar[bool] = False
@@ -201,7 +113,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         signal: ClassVar[SignalPaths]
     else:
         id = _Id()
-        signal = _SignalAccess()
+        signal = SignalAccess()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Return an instance that is tied to nothing."""
@@ -225,15 +137,15 @@ class ReactiveState(SQLModel, metaclass=_StateType):
     @classmethod
     def __faststate_collect__(cls) -> None:
         """Collect events, fragments, bound and private fields, inherited ones included."""
-        _refuse_reserved_fields(cls)
-        _refuse_inner_markers(cls)
-        _exclude_private(cls)
-        cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if _is_private(n, f))
+        refuse_names(cls, _BASE_NAMES)
+        refuse_inner_markers(cls)
+        exclude_private(cls)
+        cls.__faststate_private__ = frozenset(n for n, f in cls.model_fields.items() if is_private(n, f))
         cls.__faststate_bound__ = frozenset(n for n, f in cls.model_fields.items() if BOUND in f.metadata)
         cls.__faststate_assignable__ = frozenset(n for n, f in cls.model_fields.items() if not f.frozen)
         if cls.model_config.get("frozen"):
             cls.__faststate_assignable__ = frozenset()
-        _add_setters(cls)
+        add_setters(cls)
         _collect(cls)
         cls.__faststate_codec_cache__ = None
         cls.__faststate_is_collected__ = cls.__pydantic_complete__
@@ -322,11 +234,8 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         """Where this state's signals are nested in the page; empty for flat ones."""
         bond = bond_of(self)
         if bond is None or bond.key is None:
-            return () if self.__faststate_namespace__ is None else (self.__faststate_namespace__,)
-        namespace, own_id = bond.namespace, bond.key.own_id
-        if namespace is None:
-            return ()
-        return (namespace,) if own_id is None else (namespace, signal_name(own_id))
+            return self.__faststate_path__
+        return signal_path(bond.namespace, bond.key)
 
     def signals(self) -> dict[str, Json]:
         """Return the public fields and computed fields in the JSON form in which pages hold them.
@@ -365,9 +274,7 @@ class ReactiveState(SQLModel, metaclass=_StateType):
         key = None if instance is None else instance.key
         own_id = None if key is None else key.own_id
         ids = {} if own_id is None else {cls.__faststate_id_parameter__: own_id}
-        path = (instance.signal_path if instance is not None else None) or (
-            () if cls.__faststate_namespace__ is None else (cls.__faststate_namespace__,)
-        )
+        path = (instance.signal_path if instance is not None else None) or cls.__faststate_path__
         return ActionBuilder(spec, ids, lambda name: "$" + ".".join((*path, name) if name in names else (name,)))
 
     @classmethod
@@ -432,88 +339,6 @@ def _context_of(request: Any) -> Any:
             'scope["faststate"] is missing: wrap the app (app = FastStateMiddleware(app, ...)) and pass the request'
         )
     return context
-
-
-def signal_name(own_id: str) -> str:
-    """Return a record or component id as a name that can stand in a Datastar path; no two ids share one."""
-    name = _WORD.sub(lambda match: "".join(f"_{byte:02x}" for byte in match[0].encode()), own_id)
-    return f"_{ord(name[0]):02x}{name[1:]}" if name in POISON_KEYS else name
-
-
-def _is_private(name: str, info: FieldInfo) -> bool:
-    """Whether a field stays on the server."""
-    return bool(info.exclude) or PRIVATE in info.metadata or name.startswith("_") or name == "id"
-
-
-def _refuse_reserved_fields(cls: type[ReactiveState]) -> None:
-    """Refuse fields whose names the base class uses."""
-    for name in cls.model_fields:
-        if name in POISON_KEYS:
-            raise ConfigurationError(
-                f"{cls.__name__}.{name}: {name!r} breaks every page that receives it; rename the field"
-            )
-        if name in _BASE_NAMES and not (name == "id" and cls.__faststate_is_table__):
-            raise ConfigurationError(f"{cls.__name__}.{name}: {name!r} is used by ReactiveState; rename the field")
-    for name in (*cls.model_fields, *cls.model_computed_fields):
-        if not _SIGNAL_NAME.fullmatch(name):
-            raise ConfigurationError(
-                f"{cls.__name__}.{name}: a signal's name has only the letters A to Z, a to z, digits and underscores, "
-                "else Datastar does not find it in expressions; rename the field"
-            )
-
-
-def _refuse_inner_markers(cls: type[ReactiveState]) -> None:
-    """Refuse ``Private`` and ``Bound`` around a part of a field only, where they mean nothing."""
-    for name, info in cls.model_fields.items():
-        inner = Annotations(info.annotation).inner
-        for marker in (PRIVATE, BOUND):
-            if marker in inner:
-                raise ConfigurationError(
-                    f"{cls.__name__}.{name}: {marker} must stand around the whole annotation; write "
-                    f"{marker}[str | None] for {marker}[str] | None, and {marker}[list[str]] for list[{marker}[str]]"
-                )
-
-
-def _exclude_private(cls: type[ReactiveState]) -> None:
-    """Keep ``Private`` fields out of every dump, also where SQLModel's ``Field`` says that nothing is excluded."""
-    shown = [info for info in cls.model_fields.values() if PRIVATE in info.metadata and not info.exclude]
-    for info in shown:
-        info.exclude = True
-    if shown and cls.__pydantic_complete__:
-        cls.model_rebuild(force=True)
-
-
-def _add_setters(cls: type[ReactiveState]) -> None:
-    """Give each ``Bound`` field its event ``set_<field>``, unless the class has its own."""
-    for name in sorted(cls.__faststate_bound__):
-        setter = f"set_{name}"
-        existing = inspect.getattr_static(cls, setter, None)
-        if existing is None or getattr(existing, "bound_field", None) == name:
-            made: Event[..., None] = Event(
-                _setter_function(setter, name), EventOptions(inline=True), _setter_hints(cls, name)
-            )
-            made.bound_field = name
-            type.__setattr__(cls, setter, made)
-
-
-def _setter_function(setter: str, name: str) -> Callable[..., None]:
-    """Return the method that sets one field."""
-
-    def method(self: ReactiveState, *args: Any, **kwargs: Any) -> None:
-        setattr(self, name, signature.bind(self, *args, **kwargs).arguments[name])
-
-    parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), parameter])
-    method.__name__ = method.__qualname__ = setter
-    method.__doc__ = f"Set ``{name}`` to what the browser sent."
-    method.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect.signature
-    return method
-
-
-def _setter_hints(cls: type[ReactiveState], name: str) -> dict[str, Any]:
-    """Return the annotation of a setter's parameter, with the field's constraints."""
-    info = cls.model_fields[name]
-    return {name: Annotated[info.annotation, *info.metadata]} if info.metadata else {name: info.annotation}
 
 
 def _collect(cls: type[ReactiveState]) -> None:

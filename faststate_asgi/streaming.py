@@ -31,8 +31,8 @@ from .errors import (
 )
 from .keys import StateKey, StateScope
 from .mirror import Send, Stream, behind, snapshot_frames, vector_id, with_id
+from .plans import StatePlan
 from .readers import bound_backlog, while_read
-from .registry import StatePlan
 
 if TYPE_CHECKING:
     from .engine import FastState

@@ -10,7 +10,7 @@ from typing import Any
 from .eager import Starter
 from .keys import StateKey
 from .nested import taking_part, turn_of
-from .registry import StatePlan
+from .plans import StatePlan
 from .running import RunningCalls
 from .state import ReactiveState
 from .turns import Entry, Prepared, Turn, Turns, current_turn

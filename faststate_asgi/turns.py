@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from .bonds import Bond, bind, bond_of, bonded
 from .codec import NOTHING_KNOWN
 from .errors import (
     ConfigurationError,
@@ -24,9 +25,9 @@ from .errors import (
 from .keys import StateKey, StateScope, loggable
 from .mailboxes import Mailboxes
 from .patches import Json
-from .registry import StatePlan
+from .plans import StatePlan
 from .spares import Spares
-from .state import Bond, ReactiveState, bind, bond_of, bonded
+from .state import ReactiveState
 from .stores.base import NO_VERSION, DatabaseSession, ImmediateStore, Lease, Remember, Snapshot, Store, Write
 from .updates import Update, make_update
 

@@ -16,8 +16,9 @@ from .codec import NOTHING_KNOWN, Change
 from .errors import InvalidStateError
 from .keys import StateKey
 from .patches import Json, Text, difference, encoded, is_object, nest, objects_of, same
-from .registry import StatePlan
-from .state import ReactiveState, signal_name
+from .plans import StatePlan
+from .signals import signal_path
+from .state import ReactiveState
 
 
 # One is made at every event: what most of them do not have is a default of the class.
@@ -80,7 +81,7 @@ class Update:
                 before, after = plan.signals_around
                 made = [before + to_json(patch, inf_nan_mode="constants") + after]
             else:
-                path = signal_path(plan, self.key)
+                path = signal_path(plan.namespace, self.key)
                 made = [*signal_frames(path, patch, self.removed), *self.fragments.values()]
             self._frames = made
         return made
@@ -102,14 +103,7 @@ class Update:
         """Return the same frames without one signal."""
         patch = {key: value for key, value in self.patch.items() if key != name}
         removed = tuple(key for key in self.removed if key != name)
-        return [*signal_frames(signal_path(self.plan, self.key), patch, removed), *self.fragments.values()]
-
-
-def signal_path(plan: StatePlan, key: StateKey) -> tuple[str, ...]:
-    """Return where a state's signals are nested in pages."""
-    if plan.namespace is None:
-        return ()
-    return (plan.namespace,) if key.own_id is None else (plan.namespace, signal_name(key.own_id))
+        return [*signal_frames(signal_path(self.plan.namespace, self.key), patch, removed), *self.fragments.values()]
 
 
 def signal_frames(path: tuple[str, ...], patch: Mapping[str, Json], removed: Iterable[str] = ()) -> list[bytes]:

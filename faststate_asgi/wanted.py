@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import ConfigurationError
-from .registry import StatePlan
+from .plans import StatePlan
 from .state import ReactiveState
 
 Wanted = type[ReactiveState] | tuple[type[ReactiveState], Any]

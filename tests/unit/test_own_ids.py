@@ -7,7 +7,7 @@ import pytest
 
 from faststate_asgi import MissingParameterError, ReactiveState, StateConfig, StateRegistry, StateScope
 from faststate_asgi.own_ids import own_id_of, path_params_of
-from faststate_asgi.registry import StatePlan
+from faststate_asgi.plans import StatePlan
 
 
 class Page(ReactiveState):

@@ -33,13 +33,21 @@ async def test_what_waits_for_its_turn_at_the_end_is_refused_and_never_runs(name
     app = wrapped((Till, GLOBAL), (Other, GLOBAL))
     async with FastStateClient(app) as client:
         engine = app.faststate
+        may_call, is_refused = asyncio.Event(), asyncio.Event()
+
+        async def call() -> None:
+            await may_call.wait()
+            assert (await client.call(f"Till/{name}")).status == 503
+            is_refused.set()
+
+        calling = asyncio.create_task(call())
         async with engine.transaction(Till):
-            calling = asyncio.create_task(client.call(f"Till/{name}"))
+            may_call.set()
             while not engine.runtime.turns.mailboxes.waiting:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             await engine.runtime.drain(0)
-            answer = await calling
-            assert answer.status_code == 503
+            await is_refused.wait()
+        await calling
         for _ in range(20):
             await asyncio.sleep(0)
         async with engine.transaction(Till) as till:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pydantic
 import pytest
-import sqlmodel
 from pydantic import Field, ValidationError, computed_field
 
 from faststate_asgi import (
@@ -17,12 +16,11 @@ from faststate_asgi import (
     Private,
     ReactiveState,
     ReadOnlyStateError,
-    StateRegistry,
     event,
     fragment,
 )
 from faststate_asgi.testing import FastStateClient
-from tests.hardening.wrapping import GLOBAL, RECORD, wrapped
+from tests.hardening.wrapping import GLOBAL, wrapped
 
 
 class Account(ReactiveState):
@@ -50,13 +48,6 @@ class Account(ReactiveState):
 
 def test_signals_are_the_public_fields() -> None:
     assert Account().signals() == {"name": "x", "balance": 0, "tags": [], "limit": "", "double": 0}
-
-
-def test_private_fields_are_in_no_dump_and_no_text_form() -> None:
-    account = Account(pin="canary")
-    for text in (str(account.model_dump()), account.model_dump_json(), repr(account), str(account)):
-        assert "canary" not in text
-    assert account.pin == "canary"
 
 
 def test_fields_are_validated_when_made_and_when_assigned() -> None:
@@ -89,13 +80,6 @@ def test_a_plain_object_has_an_identity_of_its_own() -> None:
         first.delete()
 
 
-@pytest.mark.filterwarnings("ignore:Field name")  # pydantic warns before we refuse
-@pytest.mark.parametrize("name", ["signal", "signals", "actions", "key", "version", "get", "aget", "delete", "id"])
-def test_names_of_the_base_class_are_no_fields(name: str) -> None:
-    with pytest.raises((ConfigurationError, NameError)):
-        type("Bad", (ReactiveState,), {"__annotations__": {name: int}, name: 0})
-
-
 def test_what_no_page_can_hold_has_no_signals() -> None:
     class Odd(ReactiveState):
         """Holds anything."""
@@ -109,31 +93,6 @@ def test_what_no_page_can_hold_has_no_signals() -> None:
 
 def test_large_integers_travel_as_text() -> None:
     assert json.loads(json.dumps(Account(balance=2**53 + 1).signals()))["balance"] == "9007199254740993"
-
-
-def test_signal_expressions_follow_the_namespace() -> None:
-    registry = StateRegistry()
-
-    class Plain(Account):
-        """Flat."""
-
-    class Product(Account):
-        """Nested by its id."""
-
-    registry.register(Plain)
-    registry.register(Product, RECORD)
-    assert Plain.signal.balance == "$balance"
-    with pytest.raises(AttributeError, match="instance"):
-        _ = Product.signal.balance
-    with pytest.raises(AttributeError, match="no signal 'pin'"):
-        _ = Plain.signal.pin
-
-
-def test_only_bound_fields_have_setters() -> None:
-    assert "set_name" in Account.setter("name")
-    for name in ("balance", "pin", "nothing"):
-        with pytest.raises(ConfigurationError, match="not Bound"):
-            Account.setter(name)
 
 
 def test_classes_can_be_made_at_run_time() -> None:
@@ -212,40 +171,6 @@ def test_a_fragment_names_fields_that_exist_and_is_synchronous() -> None:
         fragment(on=())
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [Private[str] | None, list[Private[str]], dict[str, Bound[int]], Bound[str] | None],
-    ids=str,
-)
-@pytest.mark.filterwarnings("ignore:The 'exclude' attribute")
-def test_private_and_bound_stand_around_whole_annotations(annotation: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"(Private|Bound)\[str \| None\]"):
-        pydantic.create_model("Nested", __base__=ReactiveState, token=(annotation, None))
-
-
-def test_a_private_field_of_a_column_is_in_no_dump() -> None:
-    class Column(ReactiveState):
-        """Its field is described by SQLModel's function."""
-
-        token: Private[str] = sqlmodel.Field("canary", max_length=20)
-        name: str = "n"
-
-    class Inherited(Column):
-        """Has it from its base."""
-
-    class Row(ReactiveState, table=True):
-        """Is a table."""
-
-        number: int = sqlmodel.Field(0, primary_key=True)
-        row_token: Private[str] = sqlmodel.Field("canary")
-
-    for state in (Column(), Inherited()):
-        assert (state.model_dump(), state.model_dump_json()) == ({"name": "n"}, '{"name":"n"}')
-        with pytest.raises(ValidationError):
-            state.token = "x" * 21
-    assert Row().model_dump() == {"number": 0}
-
-
 def test_properties_that_keep_their_value_follow_the_fields() -> None:
     class Cached(ReactiveState):
         """Computes once."""
@@ -302,9 +227,3 @@ async def test_pages_see_new_values_of_properties_that_keep_theirs() -> None:
             assert stream.signals["double"] == 4
     assert answer.signals == {"count": 2, "double": 4}
     assert "<b id='words'>2</b>" in answer.text
-
-
-@pytest.mark.parametrize("name", ["größe", "名", "a٣"])
-def test_names_that_a_page_cannot_use_are_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="rename the field"):
-        type("Named", (ReactiveState,), {"__annotations__": {name: int}, name: 0, "__module__": __name__})
