@@ -95,6 +95,7 @@ def _purge(options: argparse.Namespace) -> int:
         for store in _backends(options).stores.values():
             await store.open()
             try:
+                await store.ping()  # Redis is not asked to delete anything
                 while count := await store.purge(PURGE_BATCH):
                     purged += count
             finally:

@@ -40,6 +40,10 @@ class Runner(Protocol):
         """Run an operation that may write."""
         ...
 
+    def define(self, operation: Operation[T]) -> Awaitable[T]:
+        """Run an operation that makes tables, which may take longer."""
+        ...
+
     def read(self, operation: Operation[T]) -> Awaitable[T]:
         """Run an operation that only reads."""
         ...
@@ -91,6 +95,10 @@ class SqliteRunner:
         """Run in the writer's next transaction."""
         assert self._writer is not None, "open() comes first"
         return self._writer.submit(operation)
+
+    def define(self, operation: Operation[T]) -> Awaitable[T]:
+        """Do what ``write`` does: nothing here is cut off by the clock."""
+        return self.write(operation)
 
     def read(self, operation: Operation[T]) -> Awaitable[T]:
         """Run beside the writer."""
@@ -220,6 +228,7 @@ class PostgresRunner:
         self._engine: Any = None
         self._reader: Any = None
         self._asker: Any = None
+        self._running: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
         """Make the pool; connections are made when they are needed."""
@@ -227,6 +236,7 @@ class PostgresRunner:
 
         if find_spec("asyncpg") is None:
             raise MissingDependencyError("PostgreSQL needs asyncpg: pip install 'faststate-asgi[postgres]'")
+        self._running = set()  # what ran on a loop that is gone does not end any more
         self._engine = create_async_engine(
             self._url,
             pool_size=10,
@@ -246,20 +256,43 @@ class PostgresRunner:
 
     async def aclose(self) -> None:
         """Close the pool."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._timeout_s)
         if self._engine is not None:
             await self._engine.dispose()
 
     async def write(self, operation: Operation[T]) -> T:
         """Run in a transaction."""
+        return await self._in_time(self._engine, operation)
+
+    async def define(self, operation: Operation[T]) -> T:
+        """Run in a transaction that may have many statements, each of which may take its time."""
         return await self._in_transaction(self._engine, operation)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run in a transaction that sees one moment, however many statements it has."""
-        return await self._in_transaction(self._reader, operation)
+        return await self._in_time(self._reader, operation)
 
     async def ask(self, operation: Operation[T]) -> T:
         """Run one statement by itself."""
-        return await self._in_transaction(self._asker, operation)
+        return await self._in_time(self._asker, operation)
+
+    async def _in_time(self, engine: Any, operation: Operation[T]) -> T:
+        """Wait no longer than is promised: the connection of a server that does not answer takes seconds to close."""
+        running = asyncio.ensure_future(self._in_transaction(engine, operation))
+        self._running.add(running)
+        running.add_done_callback(self._has_ended)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(running)
+        except BaseException:
+            running.cancel()
+            raise
+
+    def _has_ended(self, running: asyncio.Future[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # whoever waited for it may be gone
 
     async def _in_transaction(self, engine: Any, operation: Operation[T]) -> T:
         async with asyncio.timeout(self._timeout_s * 2), engine.begin() as connection:

@@ -70,6 +70,7 @@ class SqlStore:
     ) -> None:
         self.origin = origin or secrets.token_hex(8)
         self._lease_s, self._creates_tables = lease_s, creates_tables
+        self._timeout_s = timeout_s
         self._runner = make_runner(url, timeout_s)
         self._sql = self._runner.statements
         self._is_open = False
@@ -91,7 +92,7 @@ class SqlStore:
         """Make the tables that are missing."""
         unmade, self._unmade = self._unmade, []
         try:
-            await self._guarded(lambda: self._runner.write(lambda connection: _make_tables(connection, unmade)))
+            await self._guarded(lambda: self._runner.define(lambda connection: _make_tables(connection, unmade)))
         except BaseException:
             self._unmade += unmade
             raise
@@ -129,12 +130,13 @@ class SqlStore:
         return await self._guarded(lambda: self._runner.write(operation))
 
     async def _guarded(self, run: Callable[[], Awaitable[T]]) -> T:
-        """Run an operation that may be repeated, and say what went wrong in the package's own words.
+        """Run an operation that may be repeated in the time that is promised; name what went wrong in the package's own words.
 
         Raises:
             StoreUnavailableError: the database did not answer, also not when asked again.
             ConfigurationError: a table is missing.
         """
+        repeats_until = time.monotonic() + self._timeout_s / 2  # each attempt may take as long as one call
         for attempt in range(TRIES):
             if not self._is_open:
                 raise StoreUnavailableError("The database store is closed", headers={"Retry-After": "1"})
@@ -147,7 +149,8 @@ class SqlStore:
             except (SQLAlchemyError, OSError, TimeoutError) as exc:
                 if _NOT_THERE.search(str(exc)):
                     raise _missing_table(exc) from exc
-                if attempt == TRIES - 1 or not _is_worth_repeating(exc):
+                is_last = attempt == TRIES - 1 or time.monotonic() > repeats_until
+                if is_last or not _is_worth_repeating(exc):
                     raise StoreUnavailableError(
                         "The database does not answer; please try again", headers={"Retry-After": "1"}
                     ) from exc

@@ -71,6 +71,8 @@ class FaultyStore:
             return await call()
         if order.is_after:
             await call()
+            if not self.is_shared:
+                self._faults.lose_news()
         raise StoreUnavailableError("The store does not answer (on order)", headers={"Retry-After": "1"})
 
     async def open(self) -> None:
@@ -297,6 +299,10 @@ class Faults:
             delay: each comes up to so many seconds late, so that they overtake each other.
         """
         self._loss, self._repeats, self._delay_s = lost, repeated, delay
+
+    def lose_news(self) -> None:
+        """Let all that is watched be read again: no message and no comparison tells of a commit in one process' memory."""
+        self.engine.hub.receive(None)
 
     def lose_connection(self) -> None:
         """Tell the engine what a transport tells it after a lost connection: messages may be missing."""

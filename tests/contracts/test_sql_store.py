@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.event import listen, remove
 
 from faststate_asgi import StateKey, StateScope
+from faststate_asgi.errors import StoreUnavailableError
 from faststate_asgi.stores.sql import SqlStore
 from faststate_asgi.stores.statements import PURGE_LOCK, metadata
 from faststate_asgi.testing.store_contract import StoreContract, Stores
@@ -120,7 +121,8 @@ class TestPostgresStore(StoreContract):
                     awake.set()
 
             try:
-                await frozen._write(take)
+                with pytest.raises(StoreUnavailableError):  # its time is over when it wakes up
+                    await frozen._write(take)
             finally:
                 await frozen.aclose()
 

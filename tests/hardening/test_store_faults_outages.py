@@ -1,6 +1,7 @@
 """Stores that go away, come back, or come back with less: nothing acknowledged is lost, and everything heals alone."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import sys
@@ -219,6 +220,39 @@ async def test_every_event_ends_within_the_stores_timeout_while_redis_hangs(
                 await asyncio.sleep(0.1)
         count = int(answer.text.partition('"count":')[2].partition("}")[0])
         await tab.shows("Counter.count", count)
+
+
+def processes_of(postgres: PostgresServer) -> list[int]:
+    """Return the ids of a server's process and of those that serve its connections."""
+    children = Path(f"/proc/{postgres.pid}/task/{postgres.pid}/children").read_text()
+    return [postgres.pid, *map(int, children.split())]
+
+
+@pytest.mark.postgres
+async def test_every_event_ends_within_the_stores_timeout_while_postgres_hangs(
+    serve: Serve, start_postgres: StartPostgres, slack: float
+) -> None:
+    postgres = start_postgres()
+    (site,) = await serve_many(serve, 1, settings_of(postgres.url, store_timeout=1))
+    loop = asyncio.get_running_loop()
+    async with new_client() as client:
+        await visitor(client, site.url)
+        assert (await post(client, site.url, "Counter/bump")).status_code == 200
+        frozen = processes_of(postgres)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):  # with connections that were open, and with new ones
+                began = loop.time()
+                answers = await asyncio.gather(*(post(client, site.url, "Counter/bump") for _ in range(5)))
+                assert loop.time() - began < 1.5 + 0.5 * slack, "one wait, not several"
+                assert {answer.status_code for answer in answers} == {503}
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while (await post(client, site.url, "Counter/bump")).status_code != 200:
+                await asyncio.sleep(0.1)
 
 
 async def has_caught_up(replica: RedisServer, first: RedisServer) -> None:

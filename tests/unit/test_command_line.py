@@ -175,6 +175,11 @@ def test_purge_without_tables_names_the_command(capsys: pytest.CaptureFixture[st
     assert "python -m faststate_asgi create-tables" in capsys.readouterr().err
 
 
+def test_purge_says_when_redis_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["purge", "--store", f"redis://127.0.0.1:{services.free_port()}/0"]) == 2
+    assert "Redis does not answer" in capsys.readouterr().err
+
+
 def test_purge_has_nothing_to_do_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["purge"]) == 0
     assert capsys.readouterr().out == "0 expired entries deleted\n"

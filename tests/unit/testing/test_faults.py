@@ -67,6 +67,15 @@ async def test_a_reply_that_is_lost_was_carried_out(broken: tuple[FastStateClien
     assert (await client.call(Counter.bump)).signals == {"count": 3}
 
 
+async def test_pages_show_a_commit_whose_reply_is_lost(broken: tuple[FastStateClient, Faults]) -> None:
+    client, faults = broken
+    async with client.stream("Counter") as stream:
+        await stream.next()
+        faults.fail("commit", after=True)
+        assert await statuses(client, 1) == [503]
+        await stream.until(lambda signals: signals["count"] == 1)
+
+
 async def test_a_slow_call_is_late_and_a_store_that_is_down_is_back_after_clear(
     broken: tuple[FastStateClient, Faults],
 ) -> None:
