@@ -37,7 +37,9 @@ async def test_what_waits_for_its_turn_at_the_end_is_refused_and_never_runs(name
 
         async def call() -> None:
             await may_call.wait()
-            assert (await client.call(f"Till/{name}")).status == 503
+            error = (await client.call(f"Till/{name}")).error
+            assert error is not None
+            assert error["status"] == 503
             is_refused.set()
 
         calling = asyncio.create_task(call())
