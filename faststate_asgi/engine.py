@@ -154,7 +154,7 @@ class FastState:
         self._announcer = Announcer(hub, self.backends)
         announce = self._announcer.announce if self.backends.transports else hub.publish
         turns = Turns(self.backends.store_of, settings.max_waiting_per_key, announce, settings.session_max_age)
-        runtime = self._runtime = Runtime(turns, hub, self.backends.records, settings.idempotency_ttl)
+        runtime = self._runtime = Runtime(turns, self.backends.records, settings.idempotency_ttl)
         await self.backends.open(hub.receive)
         self.records_here = self.backends.records.immediate
         current_context.set(current_context.get() or Outside(self))

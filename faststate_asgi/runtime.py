@@ -16,7 +16,6 @@ from .batches import Batches
 from .calls import Call
 from .eager import Starter
 from .generators import Generators, StreamedCall
-from .hub import Hub
 from .immediate import ImmediateCalls
 from .keys import StateKey
 from .plans import StatePlan
@@ -36,14 +35,12 @@ class Runtime:
 
     Args:
         turns: gives out turns.
-        hub: the process's fan-out.
         answers: the store of idempotency answers.
         idempotency_ttl_s: how long an answer is remembered.
     """
 
-    def __init__(self, turns: Turns, hub: Hub, answers: Store, idempotency_ttl_s: float) -> None:
+    def __init__(self, turns: Turns, answers: Store, idempotency_ttl_s: float) -> None:
         self.turns = turns
-        self.hub = hub
         self._answers = answers
         self._workers = workers = Workers(WORKER_THREADS, "faststate")
         self._calls = calls = RunningCalls()
