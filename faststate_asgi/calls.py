@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -145,6 +145,33 @@ async def recalled(answers: Store, call: Call) -> Answer | None:
     """Return the answer of a call that needs not run, None if it has to."""
     names = names_to_recall(call)
     return known_answer(call, await answers.recall_all(names)) if names else None
+
+
+class _Asked(Protocol):
+    """What was asked for by one request."""
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of that request."""
+        ...
+
+
+A = TypeVar("A", bound=_Asked)
+
+
+def first_of(call: Call, known: Mapping[str, A]) -> A | None:
+    """Return which of ``known``, by the names of calls, is for the same request.
+
+    Raises:
+        ArgumentError: another request under the same idempotency key.
+    """
+    for name in call.names:
+        first = known.get(name)
+        if first is not None:
+            if first.digest != call.digest:
+                raise reused()
+            return first
+    return None
 
 
 def reused() -> FastStateError:

@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from .bonds import bind, bond_of
-from .calls import Call, is_cancelled, recalled, remembered, reused, stopping
+from .calls import Call, first_of, is_cancelled, recalled, remembered, stopping
 from .errors import TurnTimeoutError
 from .events import EventSpec, Kind
 from .keys import StateKey
@@ -157,13 +157,7 @@ class Generators:
         Raises:
             ArgumentError: another request under the same idempotency key.
         """
-        for name in call.names:
-            known = self._streamed.get(name)
-            if known is not None:
-                if known.digest != call.digest:
-                    raise reused()
-                return known
-        return None
+        return first_of(call, self._streamed)
 
     def _forget(self, call: Call, streamed: StreamedCall) -> None:
         for name in call.names:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
-from .calls import Call, log_event, logger, reused, stopping, timed_out
+from .calls import Call, first_of, log_event, logger, stopping, timed_out
 from .eager import Suspended
 from .mailboxes import busy
 from .stores.base import Answer
@@ -46,6 +46,11 @@ class Running:
         self.outcome: asyncio.Future[Any] | None = None
         self.settle: Callable[[Any], None] | None = None
         self.started_at = 0.0
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of its request."""
+        return self.call.digest
 
     @property
     def has_begun(self) -> bool:
@@ -194,13 +199,7 @@ class RunningCalls:
         Raises:
             ArgumentError: another request under the same idempotency key.
         """
-        for name in call.names:
-            first = self.by_name.get(name)
-            if first is not None:
-                if first.call.digest != call.digest:
-                    raise reused()
-                return first
-        return None
+        return first_of(call, self.by_name)
 
     def is_running(self, call: Call) -> bool:
         """Whether a request of the same click runs here."""
